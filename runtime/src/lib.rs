@@ -1,0 +1,12 @@
+//! truing: an embedded, on-device runtime for aligned generation.
+//!
+//! It memory-maps quantised GGUF models and makes them do what the caller asked while they decode.
+
+pub mod error;
+pub mod gguf;
+pub mod model;
+pub mod sampling;
+pub mod token;
+
+pub use error::{Error, ErrorKind, Result};
+pub use token::{TokenId, TokenSet};

@@ -1,0 +1,91 @@
+//! The interface between a context, which keeps the books, and an executor, which computes.
+//!
+//! The context owns pages, branches and validation; the executor owns key-value storage and arithmetic.
+//! A step reaches the executor only when every id, position and page in it has been checked.
+
+use crate::error::Result;
+use crate::token::TokenId;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Tokens in a key-value page. Small enough that a copy on write is cheap, large enough that a page table
+/// stays short.
+pub const PAGE_TOKENS: usize = 32;
+
+/// A run of rows that belong to one branch and follow one another.
+#[derive(Clone, Copy, Debug)]
+pub struct Span<'a> {
+    /// Index of the run's first row in the step.
+    pub first_row: usize,
+    /// Number of rows, at least 1.
+    pub n_rows: usize,
+    /// Position of the first row: what the branch held before. Row `i` has position `first_pos + i`.
+    pub first_pos: usize,
+    /// The branch's page table, covering positions `0..first_pos + n_rows`. Position `p` lives in cell
+    /// `pages[p / PAGE_TOKENS] · PAGE_TOKENS + p % PAGE_TOKENS`. Pages being written are this branch's alone.
+    pub pages: &'a [u32],
+}
+
+/// One forward pass over rows of several branches. A row sees its own branch's past and itself, nothing else.
+#[derive(Clone, Copy, Debug)]
+pub struct Step<'a> {
+    /// Tokens, `[n_rows]`; all below `n_vocab`.
+    pub tokens: &'a [TokenId],
+    /// The runs, in row order, covering all rows.
+    pub spans: &'a [Span<'a>],
+    /// Rows whose logits are wanted, ascending.
+    pub outputs: &'a [u32],
+    /// Layers whose hidden state after the layer is wanted at the rows in `outputs`, ascending.
+    pub taps: &'a [u32],
+}
+
+/// Results of a step, in buffers that are kept between steps.
+#[derive(Debug, Default)]
+pub struct StepOut {
+    /// Logits, `[outputs.len()][n_vocab]`, natural log, unnormalised.
+    pub logits: Vec<f32>,
+    /// Hidden states, `[taps.len()][outputs.len()][n_embd]`: the residual stream after the layer.
+    pub hidden: Vec<f32>,
+}
+
+/// A request to stop, safe to set from any thread. Clones share the flag.
+#[derive(Clone, Debug, Default)]
+pub struct CancelFlag(Arc<AtomicBool>);
+
+impl CancelFlag {
+    /// Asks the running call to stop within one layer's time.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a stop was asked for.
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Takes the request back.
+    pub fn reset(&self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Runs forward passes over one model and keeps its keys and values.
+pub trait Executor: Send {
+    /// Number of key-value pages this executor has room for.
+    fn n_pages(&self) -> usize;
+
+    /// The most rows one step may have; the context splits longer prompts.
+    fn max_rows(&self) -> usize;
+
+    /// Computes a step into `out`, resizing its buffers as needed (no allocation once they are large enough).
+    /// # Errors `Cancelled` when `cancel` was set, checked at least once a layer; `Backend` when computing
+    /// failed. Keys and values written for the step's own rows may then hold anything; nothing else changed.
+    fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()>;
+
+    /// Copies the first `n_cells` cells of page `from` to page `to`, in every layer.
+    /// # Errors `Backend`.
+    fn copy_page(&mut self, from: u32, to: u32, n_cells: usize) -> Result<()>;
+
+    /// Bytes of private memory for keys and values and for intermediate results.
+    fn memory_bytes(&self) -> (usize, usize);
+}

@@ -1,0 +1,66 @@
+//! The one interface between algorithms and models: branches that can be forked, cut and evaluated.
+//!
+//! Search, nudging, exact sampling, guards and the toy oracles of the test-suite all meet here, so
+//! that tests drive production code. No algorithm names a model.
+
+use crate::error::Result;
+use crate::token::TokenId;
+
+/// Which rows of a batch item the caller wants logits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    /// None: the tokens only extend the branch.
+    Nothing,
+    /// The row after the last token.
+    Last,
+    /// A row after every token of the item.
+    All,
+}
+
+/// Tokens to append to one branch.
+#[derive(Debug)]
+pub struct BatchItem<'a, B> {
+    /// The branch that grows.
+    pub branch: &'a B,
+    /// Tokens to append, in order; at least one.
+    pub tokens: &'a [TokenId],
+    /// The logits wanted.
+    pub want: Want,
+}
+
+/// A source of next-token logits over forkable branches.
+///
+/// A branch is a sequence of tokens. Every operation that fails leaves all branches as they were.
+/// Dropping a branch frees what only it used.
+pub trait NextLogits {
+    /// A handle to one sequence. Dropping it releases the sequence.
+    type Branch;
+
+    /// Size of the vocabulary: the length of every logits row.
+    fn n_vocab(&self) -> usize;
+
+    /// An empty branch.
+    fn root(&mut self) -> Result<Self::Branch>;
+
+    /// A copy of `branch` that shares its past: O(1), copy-on-write.
+    fn fork(&mut self, branch: &Self::Branch) -> Result<Self::Branch>;
+
+    /// Cuts `branch` to its first `len` tokens.
+    /// # Errors `InvalidArgument` if `len` exceeds the branch's length.
+    fn truncate(&mut self, branch: &Self::Branch, len: usize) -> Result<()>;
+
+    /// Number of tokens in `branch`.
+    fn len(&self, branch: &Self::Branch) -> usize;
+
+    /// Appends the tokens of every item in one forward pass; a branch may appear once.
+    /// The wanted rows are then read with [`NextLogits::row`], numbered in item order.
+    /// # Errors The batch is rejected whole and no branch has changed.
+    fn eval(&mut self, batch: &[BatchItem<'_, Self::Branch>]) -> Result<()>;
+
+    /// Row `i` of the last `eval`: logits (natural log, unnormalised), `[n_vocab]`.
+    /// Rows stay valid until the next `eval`. Panics if `i` is out of range.
+    fn row(&self, i: usize) -> &[f32];
+
+    /// Rows evaluated so far: one per token of every batch. The cost of a search is counted in these.
+    fn n_evals(&self) -> u64;
+}
