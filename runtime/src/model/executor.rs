@@ -69,6 +69,31 @@ impl CancelFlag {
     }
 }
 
+/// How keys and values are stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KvType {
+    /// 16-bit floats: 2 bytes a value.
+    #[default]
+    F16,
+    /// 32-bit floats: 4 bytes a value, for reference.
+    F32,
+    /// Blocks of 32 8-bit integers with a scale: 1.06 bytes a value.
+    Q8_0,
+}
+
+/// What every executor is made with.
+#[derive(Clone, Debug)]
+pub struct ExecutorOptions {
+    /// Key-value pages to make room for.
+    pub n_pages: usize,
+    /// The most rows of one step; buffers for intermediate results grow with it.
+    pub max_rows: usize,
+    /// Threads that compute; at least 1.
+    pub n_threads: usize,
+    /// Storage of keys and values.
+    pub kv_type: KvType,
+}
+
 /// Runs forward passes over one model and keeps its keys and values.
 pub trait Executor: Send {
     /// Number of key-value pages this executor has room for.

@@ -3,5 +3,5 @@
 mod executor;
 pub mod spec;
 
-pub use executor::{CancelFlag, Executor, PAGE_TOKENS, Span, Step, StepOut};
+pub use executor::{CancelFlag, Executor, ExecutorOptions, KvType, PAGE_TOKENS, Span, Step, StepOut};
 pub use spec::ModelSpec;

@@ -129,6 +129,8 @@ pub struct Attention {
     pub norm_after_rope: bool,
     /// Rotary position; `None`: no position in this layer (SmolLM3, Cohere 2's global layers).
     pub rope: Option<Rope>,
+    /// Queries grow with their position; `None`: not at all.
+    pub q_temperature: Option<QTemperature>,
     /// Factor on `q·k`.
     pub scale: f32,
     /// `s = c·tanh(s/c)` on scores after the scale, before the mask (Gemma 2).
@@ -176,6 +178,16 @@ pub enum HeadNormOver {
     PerHead,
     /// All heads together (OLMo 2).
     Whole,
+}
+
+/// Attention that sharpens with distance (Ministral 3, after Llama 4): once RoPE is applied, the query at
+/// position `p` is multiplied by `1 + scale·ln(1 + floor(p / every))`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct QTemperature {
+    /// Strength; finite.
+    pub scale: f32,
+    /// Positions in a step, at least 1.
+    pub every: usize,
 }
 
 /// Rotary position embedding with its scaling resolved. The angle of pair `i` at position `p` follows
