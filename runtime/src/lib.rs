@@ -4,7 +4,6 @@
 
 pub mod error;
 pub mod gguf;
-pub mod kernels;
 pub mod model;
 pub mod sampling;
 pub mod token;

@@ -400,7 +400,7 @@ impl StepBuffers {
 /// allocation, and no element is ever converted.
 fn reuse<'b>(mut spans: Vec<Span<'_>>) -> Vec<Span<'b>> {
     spans.clear();
-    spans.into_iter().filter_map(|_| None).collect()
+    spans.into_iter().map_while(|_| None).collect()
 }
 
 impl std::fmt::Debug for Context {

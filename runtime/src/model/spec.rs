@@ -146,6 +146,7 @@ pub struct Attention {
 }
 
 /// The projections into query, key and value heads.
+#[allow(clippy::large_enum_variant, reason = "one a layer")]
 #[derive(Debug)]
 pub enum Qkv {
     /// Three matrices.
@@ -226,6 +227,7 @@ pub enum RopePairing {
 }
 
 /// The feed-forward part of one layer.
+#[allow(clippy::large_enum_variant, reason = "one a layer")]
 #[derive(Debug)]
 pub enum Ffn {
     /// One network for all tokens.

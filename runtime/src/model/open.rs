@@ -1,0 +1,74 @@
+//! An opened model: the mapped file and what was found in it.
+
+use super::arch;
+use super::context::ModelShape;
+use super::spec::ModelSpec;
+use crate::error::Result;
+use crate::gguf::GgufFile;
+use std::path::Path;
+use std::sync::Arc;
+
+/// How to open a model.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct ModelOptions {}
+
+/// A model file, mapped and proven sane: its architecture and weights (still in the file) and its chat
+/// template. Nothing is read that is proportional to the weights. Shared by all contexts.
+#[derive(Debug)]
+pub struct Model {
+    file: GgufFile,
+    spec: Arc<ModelSpec>,
+    /// The spec for contexts longer than those of `spec`, where rotary factors depend on it (LongRoPE).
+    long: Option<Arc<ModelSpec>>,
+}
+
+impl Model {
+    /// Opens the model at `path`; of a split model, any part.
+    /// # Errors  `Io` if the file cannot be read; `BadFile` if it is damaged, naming offset and key or
+    /// tensor; `Unsupported` for architectures and types that are not there.
+    pub fn open(path: impl AsRef<Path>, _options: &ModelOptions) -> Result<Arc<Self>> {
+        let file = GgufFile::open(path.as_ref())?;
+        let spec = arch::build(&file, 0)?;
+        let long = arch::build(&file, usize::MAX)?;
+        let long = differs(&spec, &long).then(|| Arc::new(long));
+        Ok(Arc::new(Self { spec: Arc::new(spec), long, file }))
+    }
+
+    /// The architecture, for contexts up to the length the model was first trained for.
+    pub fn spec(&self) -> &Arc<ModelSpec> {
+        &self.spec
+    }
+
+    /// The architecture for contexts of `n_ctx` tokens.
+    pub fn spec_for(&self, n_ctx: usize) -> &Arc<ModelSpec> {
+        let n_ctx_orig = self.spec.layers.iter().find_map(|l| Some(l.attn.rope.as_ref()?.n_ctx_orig));
+        self.long.as_ref().filter(|_| n_ctx_orig.is_some_and(|orig| n_ctx > orig)).unwrap_or(&self.spec)
+    }
+
+    /// Sizes a context needs.
+    pub fn shape(&self) -> ModelShape {
+        let spec = &self.spec;
+        ModelShape { n_vocab: spec.n_vocab, n_embd: spec.n_embd, n_layer: spec.layers.len() }
+    }
+
+    /// The file and its metadata.
+    pub fn file(&self) -> &GgufFile {
+        &self.file
+    }
+
+    /// Source of the chat template, if there is one.
+    /// # Errors  `BadFile` if it is not a string of UTF-8.
+    pub fn template(&self) -> Result<Option<&str>> {
+        self.file.metadata().str("tokenizer.chat_template")
+    }
+}
+
+/// Whether the two differ in their rotary factors, the only part that depends on the context's length.
+fn differs(a: &ModelSpec, b: &ModelSpec) -> bool {
+    let factors = |spec: &ModelSpec| {
+        let rope = spec.layers.iter().find_map(|l| l.attn.rope.clone());
+        rope.and_then(|r| r.freq_factors).map(|t| t.name)
+    };
+    factors(a) != factors(b)
+}
