@@ -5,6 +5,7 @@
 pub mod error;
 pub mod gguf;
 pub mod model;
+pub mod models;
 pub mod sampling;
 pub mod token;
 
