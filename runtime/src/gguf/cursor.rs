@@ -68,6 +68,20 @@ impl<'a> Cursor<'a> {
         })
     }
 
+    /// Passes over up to `n` strings; answers how many there are before one that reaches beyond the end.
+    pub(super) fn skip_strings(&mut self, n: usize) -> usize {
+        let mut rest = &self.bytes[self.pos..];
+        for i in 0..n {
+            let Some((_, after)) = split_string(rest) else {
+                self.pos = self.bytes.len() - rest.len();
+                return i;
+            };
+            rest = after;
+        }
+        self.pos = self.bytes.len() - rest.len();
+        n
+    }
+
     /// A count of things that take at least `min_bytes` each: refused when the file cannot hold them, so
     /// that it may be used to size memory afterwards.
     pub(super) fn count(&mut self, min_bytes: usize, field: impl Display) -> Result<usize> {
@@ -78,6 +92,12 @@ impl<'a> Cursor<'a> {
             bad(at, field, format!("the count of {n} needs at least {min_bytes} bytes each, but the end of the file is {found} bytes on"))
         })
     }
+}
+
+/// The length-prefixed string at the start of `bytes`, and what follows it.
+pub(super) fn split_string(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)
 }
 
 /// A damaged file: what is wrong with `field` at `offset`.

@@ -86,7 +86,7 @@ impl GgufFile {
     /// for the file in messages. Weights are used in place, so `offset` must be a multiple of 4.
     /// # Errors  As [`open`](Self::open); `InvalidArgument` for another `offset`.
     pub fn from_file_range(name: &str, file: &File, offset: u64, len: u64) -> Result<Self> {
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             let message = format!("expected an offset that is a multiple of 4, found {offset}");
             return Err(Error::new(ErrorKind::InvalidArgument, message).at(name));
         }

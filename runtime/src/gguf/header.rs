@@ -12,9 +12,9 @@ use crate::error::{Error, ErrorKind, Result};
 use std::sync::Arc;
 
 /// Alignment when `general.alignment` is absent, in bytes.
-const DEFAULT_ALIGNMENT: u64 = 32;
+pub(super) const DEFAULT_ALIGNMENT: u64 = 32;
 /// The format asks for a multiple of 8, which also keeps every plain number type aligned in place.
-const MIN_ALIGNMENT: u64 = 8;
+pub(super) const MIN_ALIGNMENT: u64 = 8;
 /// Longest key the format allows, in bytes.
 pub(super) const MAX_KEY_BYTES: usize = 65_535;
 /// Longest tensor name the format allows, in bytes.
@@ -115,7 +115,7 @@ fn read_pair(c: &mut Cursor<'_>, i: usize, file: &Extent, into: &mut Metadata) -
 }
 
 /// A key or tensor name: not empty, not over-long, UTF-8.
-fn check_name(name: &[u8], max_bytes: usize) -> Result<&str, String> {
+pub(super) fn check_name(name: &[u8], max_bytes: usize) -> Result<&str, String> {
     if name.is_empty() {
         return Err("the name is empty".into());
     }
@@ -193,9 +193,9 @@ fn unknown_type(number: u32) -> String {
 }
 
 /// Bytes of a tensor, or why its dimensions make none.
-fn size_of(dims: &[usize; 4], ty: GgmlType) -> Result<u64, String> {
+pub(super) fn size_of(dims: &[usize; 4], ty: GgmlType) -> Result<u64, String> {
     let block = ty.block_values();
-    if dims[0] % block != 0 {
+    if !dims[0].is_multiple_of(block) {
         return Err(format!(
             "type {ty} needs a first dimension that is a multiple of its block of {block}, found {}",
             dims[0]
@@ -228,7 +228,7 @@ fn check_placement(infos: &[Info], alignment: u64, data_len: usize, data_start: 
     let mut order: Vec<&Info> = infos.iter().collect();
     order.sort_by_key(|t| t.offset); // stable: file order where offsets are equal
     for t in infos {
-        if t.offset % alignment != 0 {
+        if !t.offset.is_multiple_of(alignment) {
             return Err(fault(
                 t,
                 format!("expected a multiple of the alignment {alignment}, found {}", t.offset),

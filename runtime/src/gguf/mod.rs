@@ -20,6 +20,7 @@ mod split;
 mod tensor;
 mod types;
 mod value;
+mod writer;
 
 pub use file::GgufFile;
 pub use hash::sha256_file;
@@ -27,3 +28,4 @@ pub use metadata::Metadata;
 pub use tensor::{Bytes, Tensor};
 pub use types::GgmlType;
 pub use value::{Array, StrArray, Value, ValueType};
+pub use writer::{Element, Encode, GgufWriter, RawStr};

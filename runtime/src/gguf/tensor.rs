@@ -76,7 +76,9 @@ impl fmt::Debug for Bytes {
 }
 
 /// Number types of which every bit pattern is a value.
-/// # Safety  No padding, no invalid bit patterns.
+///
+/// # Safety
+/// No padding, no invalid bit patterns.
 unsafe trait Plain: Copy {}
 // SAFETY: IEEE 754 binary32; every pattern is a number, infinity or NaN.
 unsafe impl Plain for f32 {}

@@ -99,7 +99,7 @@ impl GgmlType {
     /// Bytes of `n` values that fill whole blocks; `None` when they do not or on overflow.
     pub fn bytes_for(self, n: usize) -> Option<usize> {
         let (values, bytes) = self.layout();
-        (n % values == 0).then(|| (n / values).checked_mul(bytes)).flatten()
+        n.is_multiple_of(values).then(|| (n / values).checked_mul(bytes)).flatten()
     }
 
     fn layout(self) -> (usize, usize) {
