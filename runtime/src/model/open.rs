@@ -27,8 +27,13 @@ impl Model {
     /// Opens the model at `path`; of a split model, any part.
     /// # Errors  `Io` if the file cannot be read; `BadFile` if it is damaged, naming offset and key or
     /// tensor; `Unsupported` for architectures and types that are not there.
-    pub fn open(path: impl AsRef<Path>, _options: &ModelOptions) -> Result<Arc<Self>> {
-        let file = GgufFile::open(path.as_ref())?;
+    pub fn open(path: impl AsRef<Path>, options: &ModelOptions) -> Result<Arc<Self>> {
+        Self::from_gguf(GgufFile::open(path.as_ref())?, options)
+    }
+
+    /// As [`Model::open`], of a file that is already mapped: an asset inside an archive, or bytes.
+    /// # Errors  `BadFile`, `Unsupported`.
+    pub fn from_gguf(file: GgufFile, _options: &ModelOptions) -> Result<Arc<Self>> {
         let spec = arch::build(&file, 0)?;
         let long = arch::build(&file, usize::MAX)?;
         let long = differs(&spec, &long).then(|| Arc::new(long));
