@@ -2,15 +2,14 @@
 //!
 //! It memory-maps quantised GGUF models and makes them do what the caller asked while they decode.
 
-pub mod align;
 pub mod error;
 pub mod gguf;
-pub mod grammar;
 pub mod kernels;
 pub mod model;
 pub mod models;
 pub mod sampling;
 pub mod token;
+pub mod vocab;
 
 pub use error::{Error, ErrorKind, Result};
 pub use token::{TokenId, TokenSet};
