@@ -67,7 +67,7 @@ impl Context {
                 ),
             ));
         }
-        let books = KvBooks::new(executor.n_pages());
+        let books = KvBooks::new(executor.n_pages(), n_ctx);
         Ok(Self {
             executor,
             shape,

@@ -14,7 +14,8 @@
 //! shared page diverge in one step, the page itself is spare only after the commit.
 //!
 //! Cost: fork O(1); truncate, free and the first write after a fork O(pages); growing by a token O(1).
-//! Steady decoding allocates nothing: tables and slots are recycled with their capacity.
+//! Steady decoding allocates nothing: a table is made with room for a whole context, and tables and slots
+//! are recycled.
 //!
 //! Loses when: most branches are shorter than a page. Each holds a page of its own.
 
@@ -31,12 +32,14 @@ pub(super) struct KvBooks {
     page_refs: Vec<u32>,
     free_pages: Vec<u32>,
     tables: Vec<Table>,
+    /// Pages of a whole context: the room a new table is made with.
+    table_room: usize,
     free_tables: Vec<TableId>,
     slots: Vec<Slot>,
     free_slots: Vec<SlotId>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Table {
     pages: Vec<u32>,
     /// Slots, and growths under way, that hold the table.
@@ -84,12 +87,15 @@ fn pages_for(n_tokens: usize) -> usize {
 }
 
 impl KvBooks {
-    pub(super) fn new(n_pages: usize) -> Self {
+    /// Books of `n_pages` pages for branches of at most `n_ctx` tokens.
+    pub(super) fn new(n_pages: usize, n_ctx: usize) -> Self {
+        let table_room = pages_for(n_ctx).min(n_pages);
         let n_pages = u32::try_from(n_pages).unwrap_or(u32::MAX);
         Self {
             page_refs: vec![0; n_pages as usize],
             free_pages: (0..n_pages).rev().collect(),
             tables: Vec::new(),
+            table_room,
             free_tables: Vec::new(),
             slots: Vec::new(),
             free_slots: Vec::new(),
@@ -224,7 +230,7 @@ impl KvBooks {
     /// An empty table, held once.
     fn new_table(&mut self) -> TableId {
         let id = self.free_tables.pop().unwrap_or_else(|| {
-            self.tables.push(Table::default());
+            self.tables.push(Table { pages: Vec::with_capacity(self.table_room), refs: 0 });
             (self.tables.len() - 1) as TableId
         });
         self.tables[id as usize].refs = 1;
@@ -309,7 +315,7 @@ mod tests {
 
     #[test]
     fn a_fork_shares_until_it_writes_into_the_shared_page() {
-        let mut books = KvBooks::new(8);
+        let mut books = KvBooks::new(8, 1000);
         let a = books.root();
         grow(&mut books, a, 40);
         let b = books.fork(a);
@@ -326,7 +332,7 @@ mod tests {
 
     #[test]
     fn a_fork_at_a_page_border_copies_nothing() {
-        let mut books = KvBooks::new(8);
+        let mut books = KvBooks::new(8, 1000);
         let a = books.root();
         grow(&mut books, a, PAGE_TOKENS);
         let b = books.fork(a);
@@ -337,7 +343,7 @@ mod tests {
 
     #[test]
     fn a_growth_rolled_back_leaves_no_trace() {
-        let mut books = KvBooks::new(3);
+        let mut books = KvBooks::new(3, 1000);
         let a = books.root();
         grow(&mut books, a, 10);
         let b = books.fork(a);
