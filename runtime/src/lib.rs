@@ -2,8 +2,10 @@
 //!
 //! It memory-maps quantised GGUF models and makes them do what the caller asked while they decode.
 
+pub mod align;
 pub mod error;
 pub mod gguf;
+pub mod grammar;
 pub mod kernels;
 pub mod model;
 pub mod models;

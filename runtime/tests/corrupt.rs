@@ -3,18 +3,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test says what must hold by unwrapping it")]
 
-use serde_json::Value as Json;
-use std::path::PathBuf;
+#[path = "support/corrupt.rs"]
+mod support;
+
+use support::{Row, Scratch, base, rows};
 use truing::ErrorKind;
 use truing::gguf::{GgufFile, Value};
 use truing::model::{Model, ModelOptions};
-
-struct Row {
-    name: String,
-    expect: String,
-    about: Vec<String>,
-    bytes: Vec<u8>,
-}
 
 /// Rows whose fault lies in the vocabulary.
 const VOCAB_LEVEL: &[&str] = &[
@@ -28,57 +23,6 @@ const VOCAB_LEVEL: &[&str] = &[
     "tokenizer_unknown",
     "pre_unknown",
 ];
-
-fn folder() -> PathBuf {
-    match std::env::var_os("TRUING_GOLDEN") {
-        Some(golden) => PathBuf::from(golden).join("corrupt"),
-        None => PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/data/corrupt"),
-    }
-}
-
-fn base() -> Vec<u8> {
-    std::fs::read(folder().join("base.gguf")).unwrap()
-}
-
-fn rows() -> Vec<Row> {
-    let base = base();
-    let text = std::fs::read_to_string(folder().join("corrupt.jsonl")).unwrap();
-    let row = |line: &str| {
-        let json: Json = serde_json::from_str(line).unwrap();
-        let text = |key: &str| json[key].as_str().unwrap().to_owned();
-        let mut bytes = base.clone();
-        json["edits"].as_array().unwrap().iter().for_each(|e| apply(&mut bytes, e));
-        assert_eq!(sha256(&bytes), text("sha256"), "edits of {}", text("name"));
-        let about =
-            json["about"].as_array().unwrap().iter().map(|w| w.as_str().unwrap().to_lowercase()).collect();
-        Row { name: text("name"), expect: text("expect"), about, bytes }
-    };
-    text.lines().map(row).collect()
-}
-
-/// `["write", offset, hex]`, `["splice", offset, n_removed, hex]` or `["truncate", length]`.
-fn apply(bytes: &mut Vec<u8>, edit: &Json) {
-    let number = |i: usize| edit[i].as_u64().unwrap() as usize;
-    match edit[0].as_str().unwrap() {
-        "write" => {
-            let new = unhex(&edit[2]);
-            bytes[number(1)..][..new.len()].copy_from_slice(&new);
-        }
-        "splice" => drop(bytes.splice(number(1)..number(1) + number(2), unhex(&edit[3]))),
-        "truncate" => bytes.truncate(number(1)),
-        other => panic!("edit {other}"),
-    }
-}
-
-fn unhex(json: &Json) -> Vec<u8> {
-    let text = json.as_str().unwrap();
-    (0..text.len()).step_by(2).map(|i| u8::from_str_radix(&text[i..i + 2], 16).unwrap()).collect()
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    use sha2::Digest;
-    sha2::Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
 
 /// What is wrong with the outcome of loading `row`, if anything.
 fn complaint(row: &Row, outcome: Result<(), truing::Error>) -> Option<String> {
@@ -94,29 +38,6 @@ fn complaint(row: &Row, outcome: Result<(), truing::Error>) -> Option<String> {
     let said = text.to_lowercase();
     let named = row.about.iter().any(|word| said.contains(word)) && said.contains(&row.name);
     (!named).then(|| format!("does not name the file and one of {:?}: {text}", row.about))
-}
-
-/// A folder of its own that is removed with the value.
-struct Scratch(PathBuf);
-
-impl Scratch {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("truing-corrupt-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn write(&self, name: &str, bytes: &[u8]) -> PathBuf {
-        let path = self.0.join(format!("{name}.gguf"));
-        std::fs::write(&path, bytes).unwrap();
-        path
-    }
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
 }
 
 #[test]

@@ -323,6 +323,10 @@ impl<T: Element> Encode for Vec<T> {
     }
 }
 
+impl<T: Element> Element for Vec<T> {
+    const TYPE: ValueType = ValueType::Array;
+}
+
 /// A value of another file, as it is.
 impl Encode for Value {
     fn ty(&self) -> ValueType {

@@ -16,6 +16,8 @@
 use super::branch::{Bin, Branch};
 use super::executor::{CancelFlag, Executor, Span, Step, StepOut};
 use super::kv::{Growth, KvBooks, PageCopy};
+use super::open::Model;
+use super::options::{ContextOptions, make_executor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::{BatchItem, NextLogits, Want};
 use crate::token::TokenId;
@@ -53,6 +55,15 @@ pub struct Context {
 }
 
 impl Context {
+    /// A context over `model`.
+    /// # Errors  `InvalidArgument` for sizes out of range; `Unsupported` if the build has no such executor or
+    /// it cannot run the model; `OutOfMemory`.
+    pub fn new(model: &Model, options: &ContextOptions) -> Result<Self> {
+        let n_ctx = options.n_ctx_of(model)?;
+        let executor = make_executor(model, options.executor, n_ctx, &options.executor_options(n_ctx)?)?;
+        Self::with_executor(executor, model.shape(), n_ctx)
+    }
+
     /// A context of `n_ctx` tokens a branch over any executor.
     /// # Errors `InvalidArgument` if a size is zero or the executor has no room.
     pub fn with_executor(executor: Box<dyn Executor>, shape: ModelShape, n_ctx: usize) -> Result<Self> {

@@ -206,7 +206,8 @@ impl KvBooks {
     /// Whether the page that token `len` would go to already holds tokens of this and of another branch.
     fn shares_tail(&self, table: TableId, len: usize) -> bool {
         let t = &self.tables[table as usize];
-        !len.is_multiple_of(PAGE_TOKENS) && (t.refs > 1 || self.page_refs[t.pages[len / PAGE_TOKENS] as usize] > 1)
+        !len.is_multiple_of(PAGE_TOKENS)
+            && (t.refs > 1 || self.page_refs[t.pages[len / PAGE_TOKENS] as usize] > 1)
     }
 
     fn page(&self, table: TableId, i: usize) -> u32 {

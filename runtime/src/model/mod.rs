@@ -6,6 +6,7 @@ mod context;
 mod executor;
 mod kv;
 mod open;
+mod options;
 pub mod spec;
 
 pub use arch::supported as supported_architectures;
@@ -13,4 +14,5 @@ pub use branch::Branch;
 pub use context::{Context, ModelShape};
 pub use executor::{CancelFlag, Executor, ExecutorOptions, KvType, PAGE_TOKENS, Span, Step, StepOut};
 pub use open::{Model, ModelOptions};
+pub use options::{ContextOptions, ExecutorKind};
 pub use spec::ModelSpec;

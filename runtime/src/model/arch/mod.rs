@@ -288,3 +288,6 @@ fn find(file: &GgufFile, name: &str) -> Result<&'static ArchEntry> {
 pub fn supported() -> impl Iterator<Item = &'static str> {
     table::ENTRIES.iter().map(|e| e.name)
 }
+
+#[cfg(test)]
+mod tests;

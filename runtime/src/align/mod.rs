@@ -1,0 +1,12 @@
+//! Hard constraints on the text while it is generated: automata over bytes, applied to tokens.
+
+mod bytewise;
+#[cfg(test)]
+mod bytewise_tests;
+mod constraint;
+mod masks;
+mod trie;
+
+pub use bytewise::{Bytewise, Limits};
+pub use constraint::Constraint;
+pub use trie::{ListVocab, TokenBytes, TokenTrie};

@@ -1,0 +1,85 @@
+//! How a context is made, and with which executor.
+
+use super::executor::{Executor, ExecutorOptions, KvType, PAGE_TOKENS};
+use super::open::Model;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How a context is made. Zeros stand for the defaults named.
+#[derive(Clone, Debug, Default)]
+pub struct ContextOptions {
+    /// The most tokens a branch may hold; 0: what the model was trained for, at most 4096.
+    pub n_ctx: usize,
+    /// Tokens that all branches together may hold, counting what forks share once; 0: `n_ctx`.
+    pub n_kv_tokens: usize,
+    /// Threads that compute; 0: one for each processor.
+    pub n_threads: usize,
+    /// The most rows of one forward pass; 0: 512. Longer prompts take several.
+    pub max_rows: usize,
+    /// Storage of keys and values.
+    pub kv_type: KvType,
+    /// Who computes.
+    pub executor: ExecutorKind,
+}
+
+/// Who computes forward passes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExecutorKind {
+    /// The best one this build has.
+    #[default]
+    Auto,
+    /// ggml's kernels; reads every type of tensor.
+    Ggml,
+    /// truing's own kernels.
+    Native,
+}
+
+/// Context length where neither the caller nor the model asks for less.
+const DEFAULT_N_CTX: usize = 4096;
+/// More positions than this no model has, and no memory holds.
+const MAX_N_CTX: usize = 1 << 24;
+const DEFAULT_MAX_ROWS: usize = 512;
+
+impl ContextOptions {
+    /// Context length for `model`.
+    pub(super) fn n_ctx_of(&self, model: &Model) -> Result<usize> {
+        let spec = model.spec();
+        let trained = if spec.n_ctx_train == 0 { DEFAULT_N_CTX } else { spec.n_ctx_train };
+        let n_ctx = if self.n_ctx == 0 { trained.min(DEFAULT_N_CTX) } else { self.n_ctx };
+        let most = spec.pos_embd.as_ref().map_or(MAX_N_CTX, |p| p.dims[1]);
+        if n_ctx <= most {
+            return Ok(n_ctx);
+        }
+        let message = format!("n_ctx: expected at most {most} for this model, found {n_ctx}");
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
+    /// What the executor is made with.
+    pub(super) fn executor_options(&self, n_ctx: usize) -> Result<ExecutorOptions> {
+        let n_tokens = if self.n_kv_tokens == 0 { n_ctx } else { self.n_kv_tokens };
+        let n_pages = n_tokens.div_ceil(PAGE_TOKENS);
+        if u32::try_from(n_pages.saturating_mul(PAGE_TOKENS)).is_err() {
+            let message = format!("n_kv_tokens: expected less than 2^32, found {n_tokens}");
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        let n_processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(ExecutorOptions {
+            n_pages,
+            max_rows: if self.max_rows == 0 { DEFAULT_MAX_ROWS } else { self.max_rows },
+            n_threads: if self.n_threads == 0 { n_processors() } else { self.n_threads },
+            kv_type: self.kv_type,
+        })
+    }
+}
+
+/// Makes the executor; one line for each there is.
+pub(super) fn make_executor(
+    model: &Model,
+    kind: ExecutorKind,
+    n_ctx: usize,
+    options: &ExecutorOptions,
+) -> Result<Box<dyn Executor>> {
+    let _ = (model.spec_for(n_ctx), options);
+    let message = format!("this build has no executor for {kind:?}");
+    Err(Error::new(ErrorKind::Unsupported, message))
+}
