@@ -3,6 +3,8 @@
 //! It memory-maps quantised GGUF models and makes them do what the caller asked while they decode.
 
 pub mod align;
+#[cfg(feature = "ggml")]
+pub mod backend;
 pub mod error;
 pub mod gguf;
 pub mod grammar;

@@ -86,13 +86,17 @@ impl Device {
 
     /// Buffer types in which the device can store weights rearranged.
     pub(crate) fn extra_buffer_types(self) -> Vec<NonNull<sys::ggml_backend_buffer_type>> {
-        type GetExtra = unsafe extern "C" fn(*mut sys::ggml_backend_device) -> *mut *mut sys::ggml_backend_buffer_type;
+        type GetExtra =
+            unsafe extern "C" fn(*mut sys::ggml_backend_device) -> *mut *mut sys::ggml_backend_buffer_type;
         let mut found = Vec::new();
         // SAFETY: the device is valid; the looked-up function has the documented type `GetExtra` and returns
         // null or a list that ends with null and lives as long as the program.
         unsafe {
             let registry = sys::ggml_backend_dev_backend_reg(self.raw());
-            let f = sys::ggml_backend_reg_get_proc_address(registry, c"ggml_backend_dev_get_extra_bufts".as_ptr());
+            let f = sys::ggml_backend_reg_get_proc_address(
+                registry,
+                c"ggml_backend_dev_get_extra_bufts".as_ptr(),
+            );
             if f.is_null() {
                 return found;
             }
@@ -150,7 +154,11 @@ impl Backend {
     /// # Errors `Invalid` for a thread count outside 1..=512, `OutOfMemory` when threads cannot be had.
     pub fn new(device: Device, n_threads: usize, spin: u32) -> Result<Self> {
         crate::init()?;
-        ensure!("backend", (1..=MAX_THREADS).contains(&n_threads), "{n_threads} threads, expected 1 to {MAX_THREADS}");
+        ensure!(
+            "backend",
+            (1..=MAX_THREADS).contains(&n_threads),
+            "{n_threads} threads, expected 1 to {MAX_THREADS}"
+        );
         // SAFETY: the device is valid; null parameters mean defaults.
         let raw = NonNull::new(unsafe { sys::ggml_backend_dev_init(device.raw(), std::ptr::null()) });
         let raw = raw.ok_or_else(|| Error::failed("backend", format!("{device:?} cannot be opened")))?;
@@ -196,10 +204,20 @@ impl Backend {
     /// Allocates nothing once a graph of this size has run.
     /// # Errors `Invalid` when the graph is not allocated, belongs to another device or to another cache;
     /// `OutOfMemory`, `Failed` as ggml reports.
-    pub fn compute(&mut self, graph: &mut Graph, cache: Option<&mut Cache>, stop: &(dyn Fn() -> bool + Sync)) -> Result<Outcome> {
+    pub fn compute(
+        &mut self,
+        graph: &mut Graph,
+        cache: Option<&mut Cache>,
+        stop: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Outcome> {
         ensure!("compute", graph.device() == self.device, "the graph is for {:?}", graph.device());
-        ensure!("compute", graph.cache_id() == cache.as_ref().map(|c| c.id()), "the graph uses another cache");
-        let nodes = graph.allocated_nodes().ok_or_else(|| Error::invalid("compute", "the graph is not allocated"))?;
+        ensure!(
+            "compute",
+            graph.cache_id() == cache.as_ref().map(|c| c.id()),
+            "the graph uses another cache"
+        );
+        let nodes =
+            graph.allocated_nodes().ok_or_else(|| Error::invalid("compute", "the graph is not allocated"))?;
         ensure!("compute", graph.indices_are_fresh(), "an input that holds indices has not been filled");
         graph.spend_indices();
         let is_cpu = self.device.kind() == DeviceKind::Cpu;
@@ -224,7 +242,9 @@ impl Backend {
         match status {
             sys::GGML_STATUS_SUCCESS => Ok(Outcome::Done),
             sys::GGML_STATUS_ABORTED => Ok(Outcome::Stopped),
-            sys::GGML_STATUS_ALLOC_FAILED => Err(Error::memory("compute", "no memory for intermediate results")),
+            sys::GGML_STATUS_ALLOC_FAILED => {
+                Err(Error::memory("compute", "no memory for intermediate results"))
+            }
             other => Err(Error::failed("compute", format!("status {other}"))),
         }
     }

@@ -61,7 +61,8 @@ impl std::error::Error for Error {}
 /// `Err(Invalid)` with a formatted message unless the condition holds.
 macro_rules! ensure {
     ($place:expr, $cond:expr, $($message:tt)*) => {
-        if !$cond {
+        let holds: bool = $cond; // a name, for negated float comparisons are NaN traps elsewhere
+        if !holds {
             return Err($crate::Error::invalid($place, format!($($message)*)));
         }
     };

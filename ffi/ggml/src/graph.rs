@@ -25,15 +25,21 @@ impl Arena {
     pub(crate) fn new(n_tensors: usize, n_nodes: usize) -> Result<Self> {
         ensure!("arena", n_tensors < 1 << 24 && n_nodes < 1 << 24, "{n_tensors} tensors, {n_nodes} nodes");
         // SAFETY: both only compute sizes.
-        let (tensor, graph) = unsafe { (sys::ggml_tensor_overhead(), sys::ggml_graph_overhead_custom(n_nodes.max(1), false)) };
+        let (tensor, graph) =
+            unsafe { (sys::ggml_tensor_overhead(), sys::ggml_graph_overhead_custom(n_nodes.max(1), false)) };
         let n_bytes = (n_tensors + 1) * tensor.next_multiple_of(ARENA_ALIGNMENT) + graph + 1024;
         let n_words = n_bytes.div_ceil(16);
         let mut memory: Vec<u128> = Vec::new();
         memory.try_reserve_exact(n_words).map_err(|_| Error::memory("arena", format!("{n_bytes} bytes")))?;
         memory.resize(n_words, 0);
-        let params = sys::ggml_init_params { mem_size: n_words * 16, mem_buffer: memory.as_mut_ptr().cast(), no_alloc: true };
+        let params = sys::ggml_init_params {
+            mem_size: n_words * 16,
+            mem_buffer: memory.as_mut_ptr().cast(),
+            no_alloc: true,
+        };
         // SAFETY: the memory is aligned, as long as stated, and lives in `self` beside the context.
-        let raw = NonNull::new(unsafe { sys::ggml_init(params) }).ok_or_else(|| Error::memory("arena", "no context"))?;
+        let raw = NonNull::new(unsafe { sys::ggml_init(params) })
+            .ok_or_else(|| Error::memory("arena", "no context"))?;
         Ok(Self { raw, capacity: n_tensors, _memory: memory })
     }
 
@@ -113,7 +119,11 @@ impl Meta {
 
     /// Bytes from the first to the end of the last value.
     fn extent(&self) -> usize {
-        let row = if self.ty.block_values() == 1 { self.ty.block_bytes() + (self.ne[0] - 1) * self.nb[0] } else { self.ne[0] / self.ty.block_values() * self.nb[0] };
+        let row = if self.ty.block_values() == 1 {
+            self.ty.block_bytes() + (self.ne[0] - 1) * self.nb[0]
+        } else {
+            self.ne[0] / self.ty.block_values() * self.nb[0]
+        };
         row + (1..4).map(|i| (self.ne[i] - 1) * self.nb[i]).sum::<usize>()
     }
 }
@@ -243,7 +253,18 @@ impl Graph {
         let nodes = NonNull::new(unsafe { sys::ggml_new_graph_custom(arena.raw(), n_tensors.max(1), false) });
         let nodes = nodes.ok_or_else(|| Error::memory("graph", "no memory for nodes"))?;
         let tensors = Vec::with_capacity(n_tensors);
-        Ok(Self { memory: None, nodes, arena, tensors, stores: Vec::new(), cache: None, index_inputs: Vec::new(), id: next_id(), device, scratch: Vec::new() })
+        Ok(Self {
+            memory: None,
+            nodes,
+            arena,
+            tensors,
+            stores: Vec::new(),
+            cache: None,
+            index_inputs: Vec::new(),
+            id: next_id(),
+            device,
+            scratch: Vec::new(),
+        })
     }
 
     /// The device it was built for.
@@ -275,7 +296,8 @@ impl Graph {
 
     fn import(&mut self, store: &Arc<Store>, index: usize, writable: bool) -> Result<T> {
         ensure!("import", store.device() == self.device, "the tensor is on {:?}", store.device());
-        let raw = store.tensor(index).ok_or_else(|| Error::invalid("import", format!("no tensor {index}")))?;
+        let raw =
+            store.tensor(index).ok_or_else(|| Error::invalid("import", format!("no tensor {index}")))?;
         if !self.stores.iter().any(|s| Arc::ptr_eq(s, store)) {
             self.stores.push(store.clone());
         }
@@ -283,7 +305,8 @@ impl Graph {
     }
 
     fn adopt(&mut self, raw: NonNull<sys::ggml_tensor>, writable: bool) -> Result<T> {
-        let index = u32::try_from(self.tensors.len()).map_err(|_| Error::invalid("graph", "too many tensors"))?;
+        let index =
+            u32::try_from(self.tensors.len()).map_err(|_| Error::invalid("graph", "too many tensors"))?;
         self.tensors.push(Node { raw, writable, bound: None, fresh: true });
         Ok(T { graph: self.id, index })
     }
@@ -339,6 +362,18 @@ impl Graph {
         Ok(self.meta(t)?.ne)
     }
 
+    /// Bytes from one row (dimension 1) of `t` to the next.
+    /// # Errors `Invalid` for a tensor of another graph.
+    pub fn row_stride(&self, t: T) -> Result<usize> {
+        self.stride(t, 1)
+    }
+
+    /// Bytes from one entry of dimension `i` to the next.
+    /// # Errors `Invalid` for a tensor of another graph or a fifth dimension.
+    pub fn stride(&self, t: T, i: usize) -> Result<usize> {
+        self.meta(t)?.nb.get(i).copied().ok_or_else(|| Error::invalid("stride", format!("dimension {i}")))
+    }
+
     /// Checked before every operation: there is room, and the graph is still being built.
     pub(crate) fn ready(&self, n_tensors: usize) -> Result<*mut sys::ggml_context> {
         ensure!("graph", self.memory.is_none(), "the graph is allocated and can no longer grow");
@@ -347,11 +382,19 @@ impl Graph {
     }
 
     /// Takes up what an operation made, if the device can compute it.
-    pub(crate) fn made(&mut self, place: &'static str, raw: *mut sys::ggml_tensor, writable: bool) -> Result<T> {
+    pub(crate) fn made(
+        &mut self,
+        place: &'static str,
+        raw: *mut sys::ggml_tensor,
+        writable: bool,
+    ) -> Result<T> {
         let raw = NonNull::new(raw).ok_or_else(|| Error::memory(place, "the arena is full"))?;
         // SAFETY: the device and the tensor just made are valid.
         if !unsafe { sys::ggml_backend_dev_supports_op(self.device.raw(), raw.as_ptr()) } {
-            return Err(Error::unsupported(place, format!("{} cannot compute {}", self.device.name(), self.describe(raw))));
+            return Err(Error::unsupported(
+                place,
+                format!("{} cannot compute {}", self.device.name(), self.describe(raw)),
+            ));
         }
         self.adopt(raw, writable)
     }
@@ -404,7 +447,13 @@ impl Graph {
         let raw = self.raw(t)?;
         // SAFETY: graph and tensor are valid. The graph has a slot for every tensor that fits the arena, and
         // imported tensors are counted in `tensors`, whose number the next line bounds.
-        ensure!("expand", self.tensors.len() <= self.arena.capacity, "{} tensors for a graph of {}", self.tensors.len(), self.arena.capacity);
+        ensure!(
+            "expand",
+            self.tensors.len() <= self.arena.capacity,
+            "{} tensors for a graph of {}",
+            self.tensors.len(),
+            self.arena.capacity
+        );
         // SAFETY: as above.
         unsafe { sys::ggml_build_forward_expand(self.nodes.as_ptr(), raw) };
         Ok(())
@@ -448,7 +497,8 @@ impl Graph {
         let (raw, meta) = (self.raw(t)?, self.meta(t)?);
         ensure!(place, E::fits(meta.ty) && meta.is_contiguous(), "{:?} of {:?}", meta.ty, meta.ne);
         // SAFETY: the tensor is valid; memory is set by `allocate`.
-        let is_placed = self.memory.is_some() && unsafe { !(*raw).data.is_null() && !(*raw).buffer.is_null() };
+        let is_placed =
+            self.memory.is_some() && unsafe { !(*raw).data.is_null() && !(*raw).buffer.is_null() };
         ensure!(place, is_placed, "the tensor is not part of an allocated graph");
         Ok((raw, meta.ne.iter().product()))
     }
@@ -496,9 +546,21 @@ impl Graph {
     /// # Errors `Invalid` when `t` is not allocated, of another type, or shorter.
     pub fn read<E: Element>(&self, t: T, first: usize, out: &mut [E]) -> Result<()> {
         let (raw, n) = self.placed::<E>("read", t)?;
-        ensure!("read", first.checked_add(out.len()).is_some_and(|end| end <= n), "{} values from {first} of {n}", out.len());
+        ensure!(
+            "read",
+            first.checked_add(out.len()).is_some_and(|end| end <= n),
+            "{} values from {first} of {n}",
+            out.len()
+        );
         // SAFETY: the range lies in the tensor (checked above) and `out` has room.
-        unsafe { sys::ggml_backend_tensor_get(raw, out.as_mut_ptr().cast(), first * size_of::<E>(), size_of_val(out)) };
+        unsafe {
+            sys::ggml_backend_tensor_get(
+                raw,
+                out.as_mut_ptr().cast(),
+                first * size_of::<E>(),
+                size_of_val(out),
+            )
+        };
         Ok(())
     }
 
@@ -508,15 +570,25 @@ impl Graph {
         let meta = self.meta(t)?;
         let nb = [meta.ty.block_bytes(), strides[0], strides[1], strides[2]];
         let view = Meta { ty: meta.ty, ne: dims, nb };
-        ensure!("view", dims.iter().all(|n| *n > 0) && dims[0].is_multiple_of(meta.ty.block_values()), "dimensions {dims:?}");
+        ensure!(
+            "view",
+            dims.iter().all(|n| *n > 0) && dims[0].is_multiple_of(meta.ty.block_values()),
+            "dimensions {dims:?}"
+        );
         let packed = dims.iter().product::<usize>() / meta.ty.block_values() * meta.ty.block_bytes();
         let end = offset.checked_add(view.extent().max(packed));
         let whole = meta.extent();
-        ensure!("view", meta.has_contiguous_rows() && end.is_some_and(|e| e <= whole), "{dims:?} with strides {strides:?} at {offset} of {whole} bytes");
+        ensure!(
+            "view",
+            meta.has_contiguous_rows() && end.is_some_and(|e| e <= whole),
+            "{dims:?} with strides {strides:?} at {offset} of {whole} bytes"
+        );
         let (context, raw, writable) = (self.ready(1)?, self.raw(t)?, self.is_writable(t)?);
         let ne = dims.map(|n| n as i64);
         // SAFETY: the view lies in its source (checked above) and the arena has room.
-        let made = unsafe { sys::ggml_view_4d(context, raw, ne[0], ne[1], ne[2], ne[3], nb[1], nb[2], nb[3], offset) };
+        let made = unsafe {
+            sys::ggml_view_4d(context, raw, ne[0], ne[1], ne[2], ne[3], nb[1], nb[2], nb[3], offset)
+        };
         self.made("view", made, writable)
     }
 }

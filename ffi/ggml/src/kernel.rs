@@ -39,7 +39,13 @@ impl Kernel {
     /// Stores activations as the kernel wants them; `out` holds exactly one row of [`Self::activation`].
     /// # Errors `Invalid` when lengths do not fit.
     pub fn quantize(&self, x: &[f32], out: &mut [u8]) -> Result<()> {
-        ensure!("quantize", self.activation.row_bytes(x.len()) == Some(out.len()), "{} bytes for {} values", out.len(), x.len());
+        ensure!(
+            "quantize",
+            self.activation.row_bytes(x.len()) == Some(out.len()),
+            "{} bytes for {} values",
+            out.len(),
+            x.len()
+        );
         ensure!("quantize", out.as_ptr().addr().is_multiple_of(4), "activations must be aligned to 4 bytes");
         match self.quantize {
             // SAFETY: `out` has room for exactly the blocks of `x.len()` values and is aligned (checked above).
@@ -57,10 +63,19 @@ impl Kernel {
     /// # Errors `Invalid` when a length or alignment does not fit.
     pub fn dot(&self, n: usize, w: &[u8], x: &[u8]) -> Result<f32> {
         ensure!("dot", self.ty.row_bytes(n) == Some(w.len()), "{} weight bytes for {n} values", w.len());
-        ensure!("dot", self.activation.row_bytes(n) == Some(x.len()), "{} activation bytes for {n} values", x.len());
+        ensure!(
+            "dot",
+            self.activation.row_bytes(n) == Some(x.len()),
+            "{} activation bytes for {n} values",
+            x.len()
+        );
         ensure!("dot", i32::try_from(n).is_ok(), "{n} values in a row");
         let aligned = w.as_ptr().addr().is_multiple_of(4) && x.as_ptr().addr().is_multiple_of(4);
-        ensure!("dot", aligned || (self.ty.is_quantized() && w.as_ptr().addr().is_multiple_of(2)), "rows are not aligned");
+        ensure!(
+            "dot",
+            aligned || (self.ty.is_quantized() && w.as_ptr().addr().is_multiple_of(2)),
+            "rows are not aligned"
+        );
         let mut sum = 0.0;
         // SAFETY: both rows hold exactly `n` values of the types this kernel reads (checked above); strides
         // are not used with one row.
@@ -80,12 +95,19 @@ mod tests {
             let Some(kernel) = Kernel::for_type(ty) else { continue };
             let n = 256;
             // Any bytes are blocks; scales in the middle of f16's range keep the values ordinary.
-            let w: Vec<u32> = (0..ty.row_bytes(n).unwrap().div_ceil(4)).map(|i| 0x2a2a_2a2a ^ ((i as u32 & 7) << 16)).collect();
+            let w: Vec<u32> = (0..ty.row_bytes(n).unwrap().div_ceil(4))
+                .map(|i| 0x2a2a_2a2a ^ ((i as u32 & 7) << 16))
+                .collect();
             let w: Vec<u8> = w.iter().flat_map(|v| v.to_ne_bytes()).take(ty.row_bytes(n).unwrap()).collect();
             let x: Vec<f32> = (0..n).map(|i| ((i * 37 % 101) as f32 - 50.0) / 50.0).collect();
             let mut stored = vec![0u64; kernel.activation().row_bytes(n).unwrap().div_ceil(8)];
             // SAFETY: a vector of u64 may be seen as bytes.
-            let stored = unsafe { std::slice::from_raw_parts_mut(stored.as_mut_ptr().cast::<u8>(), kernel.activation().row_bytes(n).unwrap()) };
+            let stored = unsafe {
+                std::slice::from_raw_parts_mut(
+                    stored.as_mut_ptr().cast::<u8>(),
+                    kernel.activation().row_bytes(n).unwrap(),
+                )
+            };
             kernel.quantize(&x, stored).unwrap();
             let mut decoded = vec![0.0; n];
             ty.to_f32(&w, &mut decoded).unwrap();

@@ -28,7 +28,7 @@ pub use device::{Backend, Device, DeviceKind, Outcome};
 pub use error::{Error, ErrorKind, Result};
 pub use graph::{Element, Graph, Memory, T};
 pub use kernel::Kernel;
-pub use memory::{Cache, Mapping, Placement, Weights, WeightSource};
+pub use memory::{Cache, Mapping, Placement, WeightSource, Weights};
 pub use ops::{Gated, Unary};
 pub use ops_matrix::{Attention, Rope, RopeMode};
 pub use types::Type;

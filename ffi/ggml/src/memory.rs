@@ -117,9 +117,14 @@ impl Store {
     fn place(&mut self, tensor: NonNull<sys::ggml_tensor>, held: Held, base: *mut u8) -> Result<()> {
         // SAFETY: the tensor is fresh (no buffer, no data, no view); the caller made the buffer large enough
         // for it at `base`.
-        let status = unsafe { sys::ggml_backend_tensor_alloc(held.buffer.0.as_ptr(), tensor.as_ptr(), base.cast()) };
+        let status =
+            unsafe { sys::ggml_backend_tensor_alloc(held.buffer.0.as_ptr(), tensor.as_ptr(), base.cast()) };
         self.held.push(held);
-        if status == sys::GGML_STATUS_SUCCESS { Ok(()) } else { Err(Error::failed("buffer", format!("status {status}"))) }
+        if status == sys::GGML_STATUS_SUCCESS {
+            Ok(())
+        } else {
+            Err(Error::failed("buffer", format!("status {status}")))
+        }
     }
 
     pub(crate) fn tensor(&self, index: usize) -> Option<NonNull<sys::ggml_tensor>> {
@@ -166,13 +171,19 @@ impl Weights {
     }
 }
 
-fn load_one(store: &mut Store, tensor: NonNull<sys::ggml_tensor>, source: WeightSource, n_bytes: usize) -> Result<usize> {
+fn load_one(
+    store: &mut Store,
+    tensor: NonNull<sys::ggml_tensor>,
+    source: WeightSource,
+    n_bytes: usize,
+) -> Result<usize> {
     let is_cpu = store.device.kind() == DeviceKind::Cpu;
     let base = source.data.bytes().as_ptr();
-    if is_cpu && source.placement == Placement::Rearranged {
-        if let Some(kind) = rearranged_type(store.device, tensor) {
-            return copy_into(store, tensor, kind, &source);
-        }
+    if is_cpu
+        && source.placement == Placement::Rearranged
+        && let Some(kind) = rearranged_type(store.device, tensor)
+    {
+        return copy_into(store, tensor, kind, &source);
     }
     if !is_cpu || !base.addr().is_multiple_of(ALIGNMENT) || n_bytes == 0 {
         let kind = store.device.buffer_type();
@@ -186,7 +197,12 @@ fn load_one(store: &mut Store, tensor: NonNull<sys::ggml_tensor>, source: Weight
     Ok(0)
 }
 
-fn copy_into(store: &mut Store, tensor: NonNull<sys::ggml_tensor>, kind: *mut sys::ggml_backend_buffer_type, source: &WeightSource) -> Result<usize> {
+fn copy_into(
+    store: &mut Store,
+    tensor: NonNull<sys::ggml_tensor>,
+    kind: *mut sys::ggml_backend_buffer_type,
+    source: &WeightSource,
+) -> Result<usize> {
     // SAFETY: buffer type and tensor are valid.
     let n_bytes = unsafe { sys::ggml_backend_buft_get_alloc_size(kind, tensor.as_ptr()) };
     ensure!("weights", n_bytes > 0, "{} is empty", source.name);
@@ -206,7 +222,10 @@ fn mark_as_weights(buffer: &Buffer) {
 }
 
 /// The buffer type that has a better arrangement for this tensor: ggml is asked with a trial product.
-fn rearranged_type(device: Device, weight: NonNull<sys::ggml_tensor>) -> Option<*mut sys::ggml_backend_buffer_type> {
+fn rearranged_type(
+    device: Device,
+    weight: NonNull<sys::ggml_tensor>,
+) -> Option<*mut sys::ggml_backend_buffer_type> {
     // SAFETY: the tensor is valid.
     let (ty, ne) = unsafe { ((*weight.as_ptr()).type_, (*weight.as_ptr()).ne) };
     let ty = Type::from_number(ty)?;
@@ -220,7 +239,10 @@ fn rearranged_type(device: Device, weight: NonNull<sys::ggml_tensor>) -> Option<
         unsafe {
             (*w.as_ptr()).buffer = buffer.0.as_ptr();
             let op = if dims[2] > 1 {
-                let (Ok(x), Ok(ids)) = (trial.new_tensor(Type::F32, [dims[0], 1, 1, 1]), trial.new_tensor(Type::I32, [1, 1, 1, 1])) else {
+                let (Ok(x), Ok(ids)) = (
+                    trial.new_tensor(Type::F32, [dims[0], 1, 1, 1]),
+                    trial.new_tensor(Type::I32, [1, 1, 1, 1]),
+                ) else {
                     return false;
                 };
                 sys::ggml_mul_mat_id(trial.raw(), w.as_ptr(), x.as_ptr(), ids.as_ptr())
@@ -262,7 +284,8 @@ impl Cache {
             let n_bytes = unsafe { sys::ggml_nbytes(tensor.as_ptr()) };
             ensure!("cache", n_bytes > 0, "an empty tensor");
             n_total += n_bytes;
-            let (held, base) = if device.kind() == DeviceKind::Cpu { zeroed(n_bytes)? } else { cleared(device, tensor)? };
+            let (held, base) =
+                if device.kind() == DeviceKind::Cpu { zeroed(n_bytes)? } else { cleared(device, tensor)? };
             store.place(tensor, held, base)?;
         }
         Ok(Self { store: Arc::new(store), id: next_id(), n_bytes: n_total })
@@ -284,8 +307,18 @@ impl Cache {
     /// Copies `n_rows` rows of tensor `index` (its second dimension) from row `from` to row `to`, through
     /// `bounce`, which grows as needed.
     /// # Errors `Invalid` when rows lie outside the tensor.
-    pub fn copy_rows(&mut self, index: usize, from: usize, to: usize, n_rows: usize, bounce: &mut Vec<u8>) -> Result<()> {
-        let tensor = self.store.tensor(index).ok_or_else(|| Error::invalid("copy_rows", format!("no tensor {index}")))?;
+    pub fn copy_rows(
+        &mut self,
+        index: usize,
+        from: usize,
+        to: usize,
+        n_rows: usize,
+        bounce: &mut Vec<u8>,
+    ) -> Result<()> {
+        let tensor = self
+            .store
+            .tensor(index)
+            .ok_or_else(|| Error::invalid("copy_rows", format!("no tensor {index}")))?;
         // SAFETY: the tensor is valid.
         let (row, n_total) = unsafe { ((*tensor.as_ptr()).nb[1], (*tensor.as_ptr()).ne[1] as usize) };
         let fits = |first: usize| first.checked_add(n_rows).is_some_and(|end| end <= n_total);
@@ -294,7 +327,12 @@ impl Cache {
         // SAFETY: both ranges lie in the tensor (checked above), which is contiguous, and `bounce` has room.
         // `&mut self` excludes a graph that writes at the same time.
         unsafe {
-            sys::ggml_backend_tensor_get(tensor.as_ptr(), bounce.as_mut_ptr().cast(), from * row, n_rows * row);
+            sys::ggml_backend_tensor_get(
+                tensor.as_ptr(),
+                bounce.as_mut_ptr().cast(),
+                from * row,
+                n_rows * row,
+            );
             sys::ggml_backend_tensor_set(tensor.as_ptr(), bounce.as_ptr().cast(), to * row, n_rows * row);
         }
         Ok(())
@@ -306,7 +344,9 @@ fn zeroed(n_bytes: usize) -> Result<(Held, *mut u8)> {
     let mut memory: Vec<u128> = Vec::new();
     let n_words = (n_bytes + ALIGNMENT).div_ceil(16);
     // A failing `vec!` would abort; a trial reservation fails politely, and `vec![0; n]` takes zero pages.
-    memory.try_reserve_exact(n_words).map_err(|_| Error::memory("cache", format!("{n_bytes} bytes could not be had")))?;
+    memory
+        .try_reserve_exact(n_words)
+        .map_err(|_| Error::memory("cache", format!("{n_bytes} bytes could not be had")))?;
     drop(memory);
     memory = vec![0; n_words];
     let start = memory.as_mut_ptr().cast::<u8>();

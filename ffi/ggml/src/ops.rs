@@ -23,18 +23,37 @@ pub enum Gated {
     Gelu,
     Relu,
     /// `g' = min(g, limit)`, `u' = clamp(u, ±limit)`, `g'·sigmoid(alpha·g')·(u'+1)`.
-    SwigluOai { alpha: f32, limit: f32 },
+    SwigluOai {
+        alpha: f32,
+        limit: f32,
+    },
 }
 
-type Binary = unsafe extern "C" fn(*mut sys::ggml_context, *mut sys::ggml_tensor, *mut sys::ggml_tensor) -> *mut sys::ggml_tensor;
+type Binary = unsafe extern "C" fn(
+    *mut sys::ggml_context,
+    *mut sys::ggml_tensor,
+    *mut sys::ggml_tensor,
+) -> *mut sys::ggml_tensor;
 
 fn float_rows(place: &'static str, m: &Meta) -> Result<()> {
-    ensure!(place, m.ty == Type::F32 && m.has_contiguous_rows(), "expected rows of f32, found {:?} of {:?}", m.ty, m.ne);
+    ensure!(
+        place,
+        m.ty == Type::F32 && m.has_contiguous_rows(),
+        "expected rows of f32, found {:?} of {:?}",
+        m.ty,
+        m.ne
+    );
     Ok(())
 }
 
 fn floats(place: &'static str, m: &Meta) -> Result<()> {
-    ensure!(place, m.ty == Type::F32 && m.is_contiguous(), "expected contiguous f32, found {:?} of {:?}", m.ty, m.ne);
+    ensure!(
+        place,
+        m.ty == Type::F32 && m.is_contiguous(),
+        "expected contiguous f32, found {:?} of {:?}",
+        m.ty,
+        m.ne
+    );
     Ok(())
 }
 
@@ -154,7 +173,13 @@ impl Graph {
     pub fn gated(&mut self, f: Gated, gate: T, up: T) -> Result<T> {
         let (mg, mu) = (self.meta(gate)?, self.meta(up)?);
         for m in [&mg, &mu] {
-            ensure!("gated", m.ty == Type::F32 && m.has_contiguous_rows() && m.is_packed_above(2), "{:?} of {:?}", m.ty, m.ne);
+            ensure!(
+                "gated",
+                m.ty == Type::F32 && m.has_contiguous_rows() && m.is_packed_above(2),
+                "{:?} of {:?}",
+                m.ty,
+                m.ne
+            );
         }
         ensure!("gated", mg.ne == mu.ne, "gate {:?} and up {:?}", mg.ne, mu.ne);
         let (context, rg, ru) = (self.ready(1)?, self.raw(gate)?, self.raw(up)?);
@@ -183,7 +208,9 @@ impl Graph {
                 Gated::Silu => sys::ggml_swiglu(context, ra),
                 Gated::Gelu => sys::ggml_geglu(context, ra),
                 Gated::Relu => sys::ggml_reglu(context, ra),
-                Gated::SwigluOai { .. } => return Err(crate::Error::unsupported("gated_halves", "not for this function")),
+                Gated::SwigluOai { .. } => {
+                    return Err(crate::Error::unsupported("gated_halves", "not for this function"));
+                }
             }
         };
         self.made("gated_halves", made, false)
@@ -278,7 +305,10 @@ impl Graph {
         ensure!("set_rows", mt.is_contiguous() && mi.is_contiguous(), "the target is not contiguous");
         self.ensure_below("set_rows", ids, mt.ne[1])?;
         if !mt.ty.has_from_float() && mt.ty != Type::F32 {
-            return Err(crate::Error::unsupported("set_rows", format!("rows cannot be stored as {:?}", mt.ty)));
+            return Err(crate::Error::unsupported(
+                "set_rows",
+                format!("rows cannot be stored as {:?}", mt.ty),
+            ));
         }
         let (context, rt, rr, ri) = (self.ready(1)?, self.raw(to)?, self.raw(rows)?, self.raw(ids)?);
         // SAFETY: types and shapes fit (checked above), and the arena has room.
@@ -287,11 +317,12 @@ impl Graph {
     }
 
     /// A contiguous copy.
-    /// # Errors `Invalid` unless `a` is f32.
+    /// # Errors `Invalid` unless `a` is f32 or f16.
     pub fn cont(&mut self, a: T) -> Result<T> {
-        ensure!("cont", self.meta(a)?.ty == Type::F32, "only f32");
+        let ty = self.meta(a)?.ty;
+        ensure!("cont", ty == Type::F32 || ty == Type::F16, "a copy of {ty:?}");
         let (context, ra) = (self.ready(1)?, self.raw(a)?);
-        // SAFETY: f32 of any strides, and the arena has room.
+        // SAFETY: floats of any strides, and the arena has room.
         let made = unsafe { sys::ggml_cont(context, ra) };
         self.made("cont", made, false)
     }

@@ -45,7 +45,11 @@ impl Graph {
         let (mw, mx) = (self.meta(w)?, self.meta(x)?);
         let fits = mw.ne[0] == mx.ne[0] && (2..4).all(|i| mx.ne[i].is_multiple_of(mw.ne[i]));
         ensure!("mul_mat", fits && mx.ty == Type::F32, "{:?} by {:?} {:?}", mw.ne, mx.ty, mx.ne);
-        ensure!("mul_mat", mx.has_contiguous_rows() && mw.has_contiguous_rows() && !mw.is_transposed(), "rows are not contiguous");
+        ensure!(
+            "mul_mat",
+            mx.has_contiguous_rows() && mw.has_contiguous_rows() && !mw.is_transposed(),
+            "rows are not contiguous"
+        );
         self.ensure_dot("mul_mat", mw.ty)?;
         let (context, rw, rx) = (self.ready(1)?, self.raw(w)?, self.raw(x)?);
         // SAFETY: types and shapes fit (checked above), and the arena has room.
@@ -69,7 +73,11 @@ impl Graph {
         let fits = mi.ne[1] == mx.ne[2] && mw.ne[0] == mx.ne[0] && mi.ne[0].is_multiple_of(mx.ne[1]);
         ensure!("mul_mat_id", flat && fits, "{:?} by {:?} with {:?}", mw.ne, mx.ne, mi.ne);
         let types = mx.ty == Type::F32 && mi.ty == Type::I32;
-        ensure!("mul_mat_id", types && mx.is_contiguous() && mw.has_contiguous_rows() && !mw.is_transposed(), "rows are not contiguous f32");
+        ensure!(
+            "mul_mat_id",
+            types && mx.is_contiguous() && mw.has_contiguous_rows() && !mw.is_transposed(),
+            "rows are not contiguous f32"
+        );
         self.ensure_below("mul_mat_id", ids, mw.ne[2])?;
         self.ensure_dot("mul_mat_id", mw.ty)?;
         let (context, rw, rx, ri) = (self.ready(1)?, self.raw(w)?, self.raw(x)?, self.raw(ids)?);
@@ -84,12 +92,31 @@ impl Graph {
     pub fn rope(&mut self, x: T, positions: T, factors: Option<T>, p: &Rope) -> Result<T> {
         let (mx, mp) = (self.meta(x)?, self.meta(positions)?);
         ensure!("rope", mx.ty == Type::F32 && mx.has_contiguous_rows(), "{:?} of {:?}", mx.ty, mx.ne);
-        ensure!("rope", mp.ty == Type::I32 && mp.ne == [mx.ne[2], 1, 1, 1] && mp.is_contiguous(), "positions {:?} for {:?}", mp.ne, mx.ne);
-        let dims = p.n_dims.is_multiple_of(2) && (2..=mx.ne[0]).contains(&p.n_dims) && mx.ne[0].is_multiple_of(2);
-        ensure!("rope", dims && i32::try_from(p.n_ctx_orig).is_ok(), "{} of {} dimensions", p.n_dims, mx.ne[0]);
+        ensure!(
+            "rope",
+            mp.ty == Type::I32 && mp.ne == [mx.ne[2], 1, 1, 1] && mp.is_contiguous(),
+            "positions {:?} for {:?}",
+            mp.ne,
+            mx.ne
+        );
+        let dims =
+            p.n_dims.is_multiple_of(2) && (2..=mx.ne[0]).contains(&p.n_dims) && mx.ne[0].is_multiple_of(2);
+        ensure!(
+            "rope",
+            dims && i32::try_from(p.n_ctx_orig).is_ok(),
+            "{} of {} dimensions",
+            p.n_dims,
+            mx.ne[0]
+        );
         if let Some(f) = factors {
             let m = self.meta(f)?;
-            ensure!("rope", m.ty == Type::F32 && m.ne[0] >= p.n_dims / 2 && m.is_contiguous(), "factors {:?} of {:?}", m.ty, m.ne);
+            ensure!(
+                "rope",
+                m.ty == Type::F32 && m.ne[0] >= p.n_dims / 2 && m.is_contiguous(),
+                "factors {:?} of {:?}",
+                m.ty,
+                m.ne
+            );
         }
         let mode = match p.mode {
             RopeMode::Adjacent => 0,
@@ -100,8 +127,19 @@ impl Graph {
         // SAFETY: types, shapes and parameters fit (checked above), and the arena has room.
         let made = unsafe {
             sys::ggml_rope_ext(
-                context, rx, rp, rf, p.n_dims as i32, mode, p.n_ctx_orig as i32, p.freq_base, p.freq_scale, p.ext_factor,
-                p.attn_factor, p.beta_fast, p.beta_slow,
+                context,
+                rx,
+                rp,
+                rf,
+                p.n_dims as i32,
+                mode,
+                p.n_ctx_orig as i32,
+                p.freq_base,
+                p.freq_scale,
+                p.ext_factor,
+                p.attn_factor,
+                p.beta_fast,
+                p.beta_slow,
             )
         };
         self.made("rope", made, false)
@@ -113,15 +151,23 @@ impl Graph {
     pub fn flash_attention(&mut self, q: T, k: T, v: T, mask: T, p: &Attention) -> Result<T> {
         let (mq, mk, mv, mm) = (self.meta(q)?, self.meta(k)?, self.meta(v)?, self.meta(mask)?);
         let heads = mq.ne[2].is_multiple_of(mk.ne[2]) && mk.ne[2] == mv.ne[2];
-        let fits = heads && mq.ne[0] == mk.ne[0] && mk.ne[1] == mv.ne[1] && [&mq, &mk, &mv].iter().all(|m| m.ne[3] == 1);
+        let fits = heads
+            && mq.ne[0] == mk.ne[0]
+            && mk.ne[1] == mv.ne[1]
+            && [&mq, &mk, &mv].iter().all(|m| m.ne[3] == 1);
         ensure!("flash_attention", fits && mq.ty == Type::F32, "{:?}, {:?}, {:?}", mq.ne, mk.ne, mv.ne);
         let masked = mm.ty == Type::F16 && mm.ne == [mk.ne[1], mq.ne[1], 1, 1] && mm.is_contiguous();
         ensure!("flash_attention", masked, "mask {:?} of {:?} for {:?} by {:?}", mm.ty, mm.ne, mq.ne, mk.ne);
-        ensure!("flash_attention", [&mq, &mk, &mv].iter().all(|m| m.has_contiguous_rows()), "rows are not contiguous");
+        ensure!(
+            "flash_attention",
+            [&mq, &mk, &mv].iter().all(|m| m.has_contiguous_rows()),
+            "rows are not contiguous"
+        );
         self.ensure_dot("flash_attention", mk.ty)?;
         self.ensure_dot("flash_attention", mv.ty)?;
         let sinks = p.sinks.map_or(Ok(std::ptr::null_mut()), |s| self.sinks_for(s, mq.ne[2]))?;
-        let (context, rq, rk, rv, rm) = (self.ready(1)?, self.raw(q)?, self.raw(k)?, self.raw(v)?, self.raw(mask)?);
+        let (context, rq, rk, rv, rm) =
+            (self.ready(1)?, self.raw(q)?, self.raw(k)?, self.raw(v)?, self.raw(mask)?);
         // SAFETY: types and shapes fit (checked above), and the arena has room.
         let made = unsafe {
             let made = sys::ggml_flash_attn_ext(context, rq, rk, rv, rm, p.scale, 0.0, p.softcap);
@@ -136,7 +182,13 @@ impl Graph {
 
     fn sinks_for(&self, sinks: T, n_head: usize) -> Result<*mut sys::ggml_tensor> {
         let m = self.meta(sinks)?;
-        ensure!("attention", m.ty == Type::F32 && m.ne == [n_head, 1, 1, 1], "sinks {:?} of {:?} for {n_head} heads", m.ty, m.ne);
+        ensure!(
+            "attention",
+            m.ty == Type::F32 && m.ne == [n_head, 1, 1, 1],
+            "sinks {:?} of {:?} for {n_head} heads",
+            m.ty,
+            m.ne
+        );
         self.raw(sinks)
     }
 
@@ -145,7 +197,13 @@ impl Graph {
     /// # Errors `Invalid` when shapes do not fit.
     pub fn masked_soft_max(&mut self, a: T, mask: T, scale: f32, sinks: Option<T>) -> Result<T> {
         let (ma, mm) = (self.meta(a)?, self.meta(mask)?);
-        ensure!("masked_soft_max", ma.ty == Type::F32 && ma.is_contiguous() && ma.ne[3] == 1, "{:?} of {:?}", ma.ty, ma.ne);
+        ensure!(
+            "masked_soft_max",
+            ma.ty == Type::F32 && ma.is_contiguous() && ma.ne[3] == 1,
+            "{:?} of {:?}",
+            ma.ty,
+            ma.ne
+        );
         let masked = mm.ty == Type::F16 && mm.ne == [ma.ne[0], ma.ne[1], 1, 1] && mm.is_contiguous();
         ensure!("masked_soft_max", masked, "mask {:?} of {:?} for {:?}", mm.ty, mm.ne, ma.ne);
         let sinks = sinks.map_or(Ok(std::ptr::null_mut()), |s| self.sinks_for(s, ma.ne[2]))?;

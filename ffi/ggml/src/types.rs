@@ -71,7 +71,8 @@ impl Type {
 
     /// Whether rows of this type can be looked up (`get_rows`) on the CPU.
     pub(crate) fn has_rows(self) -> bool {
-        self != Self(sys::GGML_TYPE_Q8_K) && (self.is_quantized() || matches!(self, Self::F32 | Self::F16 | Self::BF16))
+        self != Self(sys::GGML_TYPE_Q8_K)
+            && (self.is_quantized() || matches!(self, Self::F32 | Self::F16 | Self::BF16))
     }
 
     /// Whether the CPU has a dot product for it, so that it can be the left side of a product.
@@ -90,7 +91,13 @@ impl Type {
     /// Turns stored values into floats. `bytes` must be whole blocks for exactly `out.len()` values.
     /// # Errors `Invalid` when lengths do not fit, `Unsupported` when ggml cannot convert the type.
     pub fn to_f32(self, bytes: &[u8], out: &mut [f32]) -> Result<()> {
-        ensure!("to_f32", self.row_bytes(out.len()) == Some(bytes.len()), "{} bytes of {self:?} for {} values", bytes.len(), out.len());
+        ensure!(
+            "to_f32",
+            self.row_bytes(out.len()) == Some(bytes.len()),
+            "{} bytes of {self:?} for {} values",
+            bytes.len(),
+            out.len()
+        );
         crate::init()?;
         if self == Self::F32 {
             for (o, b) in out.iter_mut().zip(bytes.chunks_exact(4)) {
@@ -108,7 +115,14 @@ impl Type {
         let source = if bytes.as_ptr().addr().is_multiple_of(8) {
             bytes.as_ptr()
         } else {
-            aligned = bytes.chunks(8).map(|c| { let mut w = [0; 8]; w[..c.len()].copy_from_slice(c); u64::from_ne_bytes(w) }).collect();
+            aligned = bytes
+                .chunks(8)
+                .map(|c| {
+                    let mut w = [0; 8];
+                    w[..c.len()].copy_from_slice(c);
+                    u64::from_ne_bytes(w)
+                })
+                .collect();
             aligned.as_ptr().cast()
         };
         // SAFETY: `source` holds exactly the blocks of `out.len()` values (checked above), `out` has room for them.
