@@ -17,7 +17,7 @@ const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts; the first has few bits, so that its multiples up to 126 are exact.
 const LN2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
 /// `(e^r - 1 - r) / r²` on |r| <= ln2/2, minimax in relative error of `e^r`: 3.1e-9.
-const POLY: [f32; 5] = [0.499_999_93, 0.166_665_2, 0.041_668_4, 0.008_368_851, 0.001_381_432_1];
+const POLY: [f32; 5] = [0.499_999_93, 0.166_665_2, 0.041_668_4, 0.008_368_851, 0.001_381_432];
 
 /// Sixteen lanes of one instruction set. Holding a value proves that the machine has it.
 pub(super) trait Lanes: Copy {
@@ -113,8 +113,8 @@ pub(super) fn max<L: Lanes>(l: L, row: &[f32], mask: Option<&[u64]>) -> f32 {
             continue;
         }
         let x = group(row, g, &mut pad);
-        for q in 0..4 {
-            best[q] = l.greater(masked(l, x, q, bits), best[q]);
+        for (q, best) in best.iter_mut().enumerate() {
+            *best = l.greater(masked(l, x, q, bits), *best);
         }
     }
     let v = l.greater(l.greater(best[0], best[1]), l.greater(best[2], best[3]));

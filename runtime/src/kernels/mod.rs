@@ -121,7 +121,7 @@ pub fn argmax(row: &[f32], mask: Option<&TokenSet>) -> Option<TokenId> {
 }
 
 /// The lowest allowed id whose logit is at least `threshold`.
-fn first_at_least(row: &[f32], mask: Option<&TokenSet>, threshold: f32) -> Option<TokenId> {
+pub(crate) fn first_at_least(row: &[f32], mask: Option<&TokenSet>, threshold: f32) -> Option<TokenId> {
     let mut found = [0u64; BLOCK / 64];
     for (b, block) in row.chunks(BLOCK).enumerate() {
         above(block, threshold, false, &mut found);

@@ -1,5 +1,26 @@
 //! Sampling: the interface to models, the sampler chain, counter-based randomness.
 
+mod candidates;
+mod chain;
+mod dry;
+mod mirostat;
 mod next_logits;
+mod params;
+mod penalties;
+mod random;
+mod temperature;
+mod truncate;
+mod xtc;
 
+#[cfg(test)]
+mod tests;
+
+pub use chain::{Chain, Draw, Extras, Sampled};
+pub use dry::{Dry, DryBreakers};
+pub use mirostat::Mirostat;
 pub use next_logits::{BatchItem, NextLogits, Want};
+pub use params::{SamplerKind, SamplingParams};
+pub use penalties::Penalties;
+pub use random::{Purpose, Random};
+pub use temperature::Dynatemp;
+pub use xtc::Xtc;
