@@ -101,6 +101,12 @@ pub struct Tensor {
 }
 
 impl Tensor {
+    /// The dimensions without trailing ones; at least one.
+    pub fn used_dims(&self) -> &[usize] {
+        let used = self.dims.iter().rposition(|d| *d != 1).map_or(1, |last| last + 1);
+        &self.dims[..used]
+    }
+
     /// Number of values.
     pub fn n_values(&self) -> usize {
         self.dims.iter().product()

@@ -133,8 +133,7 @@ impl<'a> GgufWriter<'a> {
     /// Adds a tensor of another file as it is.
     /// # Errors  As [`tensor`](Self::tensor).
     pub fn copy_tensor(&mut self, tensor: &'a Tensor) -> Result<()> {
-        let used = tensor.dims.iter().rposition(|d| *d != 1).map_or(1, |last| last + 1);
-        self.tensor(&tensor.name, tensor.ty, &tensor.dims[..used], &*tensor.data)
+        self.tensor(&tensor.name, tensor.ty, tensor.used_dims(), &*tensor.data)
     }
 
     fn check_tensor(&self, name: &str, ty: GgmlType, dims: &[usize], len: usize) -> Result<(), String> {
