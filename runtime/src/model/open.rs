@@ -3,10 +3,11 @@
 use super::arch;
 use super::context::ModelShape;
 use super::spec::ModelSpec;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::GgufFile;
+use crate::vocab::Vocab;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// How to open a model.
 #[derive(Clone, Debug, Default)]
@@ -21,6 +22,9 @@ pub struct Model {
     spec: Arc<ModelSpec>,
     /// The spec for contexts longer than those of `spec`, where rotary factors depend on it (LongRoPE).
     long: Option<Arc<ModelSpec>>,
+    vocab: Vocab,
+    /// Hash of the header, computed when first asked for.
+    id: OnceLock<String>,
 }
 
 impl Model {
@@ -37,7 +41,12 @@ impl Model {
         let spec = arch::build(&file, 0)?;
         let long = arch::build(&file, usize::MAX)?;
         let long = differs(&spec, &long).then(|| Arc::new(long));
-        Ok(Arc::new(Self { spec: Arc::new(spec), long, file }))
+        let vocab = Vocab::from_gguf(&file)?;
+        if vocab.len() > spec.n_vocab {
+            let message = format!("tokenizer: expected at most {} tokens, found {}", spec.n_vocab, vocab.len());
+            return Err(Error::new(ErrorKind::BadFile, message));
+        }
+        Ok(Arc::new(Self { spec: Arc::new(spec), long, vocab, id: OnceLock::new(), file }))
     }
 
     /// The architecture, for contexts up to the length the model was first trained for.
@@ -60,6 +69,16 @@ impl Model {
     /// The file and its metadata.
     pub fn file(&self) -> &GgufFile {
         &self.file
+    }
+
+    /// The vocabulary.
+    pub fn vocab(&self) -> &Vocab {
+        &self.vocab
+    }
+
+    /// Identity of the file, lower-case hex: a hash of its header, not of the weights.
+    pub fn id(&self) -> &str {
+        self.id.get_or_init(|| self.file.content_id().iter().map(|b| format!("{b:02x}")).collect())
     }
 
     /// Source of the chat template, if there is one.
