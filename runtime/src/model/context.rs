@@ -103,6 +103,16 @@ impl Context {
         self.n_ctx
     }
 
+    /// What computes, for reports: `native`, `ggml`.
+    pub fn executor_name(&self) -> &'static str {
+        self.executor.name()
+    }
+
+    /// Threads that compute.
+    pub fn n_threads(&self) -> usize {
+        self.executor.n_threads()
+    }
+
     /// A flag that stops the running `eval` within one layer's time. It stays set until it is reset.
     pub fn cancel_flag(&self) -> CancelFlag {
         self.cancel.clone()

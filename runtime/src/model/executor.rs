@@ -96,6 +96,16 @@ pub struct ExecutorOptions {
 
 /// Runs forward passes over one model and keeps its keys and values.
 pub trait Executor: Send {
+    /// What computes, for reports: `native`, `ggml`.
+    fn name(&self) -> &'static str {
+        "other"
+    }
+
+    /// Threads that compute.
+    fn n_threads(&self) -> usize {
+        1
+    }
+
     /// Number of key-value pages this executor has room for.
     fn n_pages(&self) -> usize;
 

@@ -1,0 +1,196 @@
+//! The decode loop: requests in, text and reports out, many at once.
+//!
+//! Every request owns a branch. One forward pass per step evaluates all running requests together, so eight
+//! answers cost far less than eight runs; a request's text does not depend on who shares its batch, because
+//! randomness is counted per request and position. Cost beyond the model's own: one pass over the vocabulary
+//! per token. Loses when requests have very long prompts: a prompt is evaluated whole and delays the others
+//! by that one step.
+
+mod report;
+mod slot;
+mod stop;
+
+pub use report::{Exactness, Finish, Report, Timings};
+pub use stop::StopFilter;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::CancelFlag;
+use crate::sampling::{BatchItem, NextLogits, SamplingParams};
+use crate::token::TokenId;
+use crate::vocab::Vocab;
+use slot::Slot;
+use std::time::Instant;
+
+/// Most requests in one batch: beyond this a CPU is busy with arithmetic and gains nothing. Also the bound of
+/// the batch that is built on the stack at each step.
+pub const MAX_PARALLEL: usize = 64;
+
+/// When to end, and what to show.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Most tokens to produce; `None`: until the context is full.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the generation; they are not part of the answer.
+    pub stop: Vec<String>,
+    /// Forbid the end token.
+    pub ignore_eos: bool,
+    /// Show control tokens as their text.
+    pub show_special: bool,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_tokens: None, stop: Vec::new(), ignore_eos: false, show_special: false }
+    }
+}
+
+/// One generation to run: what its branch holds already, what to feed, how to sample, when to end.
+#[derive(Debug)]
+pub struct Request<B> {
+    /// A branch whose past is the start of the prompt (possibly empty).
+    pub branch: B,
+    /// The rest of the prompt, at least one token.
+    pub tokens: Vec<TokenId>,
+    /// Sampling settings; the seed among them.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub limits: Limits,
+}
+
+/// What a caller sees while requests run.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Released text: final, valid UTF-8, never taken back.
+    Text(&'a str),
+    /// The generation ended; nothing follows for this request.
+    Done(&'a Outcome),
+}
+
+/// A finished generation.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The text.
+    pub text: String,
+    /// The produced tokens, without the end token.
+    pub ids: Vec<TokenId>,
+    /// What happened.
+    pub report: Report,
+}
+
+/// What the loop needs to know about its surroundings.
+#[derive(Debug)]
+pub struct Setting<'a> {
+    /// The vocabulary of the model.
+    pub vocab: &'a Vocab,
+    /// Longest branch, in tokens.
+    pub n_ctx: usize,
+    /// Most requests in one batch, at least 1.
+    pub n_parallel: usize,
+    /// Stops all requests when set.
+    pub cancel: CancelFlag,
+    /// Identity of the model file, for reports.
+    pub model_id: String,
+}
+
+/// Runs `requests` to their ends, at most `n_parallel` at a time, in order. `sink` gets the request's index
+/// and its events. Returns each request's branch, which holds prompt and answer (all but the last sampled
+/// token), and its outcome.
+/// # Errors
+/// `ContextFull` before anything is evaluated when a prompt does not fit; the executor's errors.
+/// Cancelling is no error: what was produced is returned with [`Finish::Cancelled`].
+pub fn run<L: NextLogits>(
+    lm: &mut L,
+    setting: &Setting<'_>,
+    requests: Vec<Request<L::Branch>>,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<(L::Branch, Outcome)>> {
+    let mut waiting = Vec::with_capacity(requests.len());
+    for (i, request) in requests.into_iter().enumerate() {
+        check_fits(lm, setting, &request)?;
+        waiting.push(Slot::new(i, lm, setting, request)?);
+    }
+    let n = waiting.len();
+    waiting.reverse(); // taken from the end
+    let mut running: Vec<Slot<L::Branch>> = Vec::new();
+    let mut finished: Vec<Option<(L::Branch, Outcome)>> = (0..n).map(|_| None).collect();
+    while !(waiting.is_empty() && running.is_empty()) {
+        while running.len() < setting.n_parallel.clamp(1, MAX_PARALLEL) {
+            let Some(slot) = waiting.pop() else { break };
+            running.push(slot);
+        }
+        step(lm, setting, &mut running, sink)?;
+        let mut i = 0;
+        while i < running.len() {
+            if running[i].is_done() {
+                let mut slot = running.remove(i);
+                slot.show(sink);
+                let index = slot.index;
+                let done = slot.into_outcome(setting);
+                sink(index, Event::Done(&done.1));
+                finished[index] = Some(done);
+            } else {
+                i += 1;
+            }
+        }
+    }
+    Ok(finished.into_iter().flatten().collect())
+}
+
+/// One forward pass over all running requests, then one token for each.
+fn step<L: NextLogits>(
+    lm: &mut L,
+    setting: &Setting<'_>,
+    running: &mut [Slot<L::Branch>],
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<()> {
+    if setting.cancel.is_cancelled() {
+        running.iter_mut().for_each(|s| s.finish(Finish::Cancelled));
+    }
+    let started = Instant::now();
+    let evals_before = lm.n_evals();
+    let items = items(running);
+    if items.is_empty() {
+        return Ok(());
+    }
+    let evaluated = lm.eval(&items);
+    drop(items);
+    match evaluated {
+        Ok(()) => {}
+        Err(e) if e.kind() == ErrorKind::Cancelled => {
+            running.iter_mut().for_each(|s| s.finish(Finish::Cancelled));
+            return Ok(());
+        }
+        Err(e) => return Err(e),
+    }
+    let share = running.iter().filter(|s| !s.is_done()).count().max(1) as f64;
+    let forward_s = started.elapsed().as_secs_f64() / share;
+    let evals = lm.n_evals() - evals_before;
+    let mut row = 0;
+    for slot in running.iter_mut().filter(|s| !s.is_done()) {
+        slot.take_step(lm.row(row), forward_s, evals, setting, sink)?;
+        row += 1;
+    }
+    Ok(())
+}
+
+fn items<B>(running: &[Slot<B>]) -> heapless::Vec<BatchItem<'_, B>, MAX_PARALLEL> {
+    running.iter().filter(|s| !s.is_done()).map(Slot::item).collect()
+}
+
+fn check_fits<L: NextLogits>(lm: &L, setting: &Setting<'_>, request: &Request<L::Branch>) -> Result<()> {
+    let have = lm.len(&request.branch) + request.tokens.len();
+    if request.tokens.is_empty() {
+        return Err(Error::new(ErrorKind::InvalidArgument, "the prompt is empty: expected at least one token"));
+    }
+    if have >= setting.n_ctx {
+        return Err(Error::new(
+            ErrorKind::ContextFull,
+            format!(
+                "the prompt has {have} tokens, expected fewer than the context's {}; \
+                 shorten it or raise --ctx-size",
+                setting.n_ctx
+            ),
+        ));
+    }
+    Ok(())
+}
