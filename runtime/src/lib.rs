@@ -5,6 +5,7 @@
 pub mod align;
 #[cfg(feature = "ggml")]
 pub mod backend;
+pub mod config;
 pub mod error;
 pub mod gguf;
 pub mod grammar;
@@ -12,6 +13,7 @@ pub mod kernels;
 pub mod model;
 pub mod models;
 pub mod sampling;
+pub mod session;
 pub mod token;
 pub mod vocab;
 

@@ -180,7 +180,10 @@ fn items<B>(running: &[Slot<B>]) -> heapless::Vec<BatchItem<'_, B>, MAX_PARALLEL
 fn check_fits<L: NextLogits>(lm: &L, setting: &Setting<'_>, request: &Request<L::Branch>) -> Result<()> {
     let have = lm.len(&request.branch) + request.tokens.len();
     if request.tokens.is_empty() {
-        return Err(Error::new(ErrorKind::InvalidArgument, "the prompt is empty: expected at least one token"));
+        return Err(Error::new(
+            ErrorKind::InvalidArgument,
+            "the prompt is empty: expected at least one token",
+        ));
     }
     if have >= setting.n_ctx {
         return Err(Error::new(

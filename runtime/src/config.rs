@@ -1,0 +1,100 @@
+//! Profiles: everything a caller may ask of a generation, as data. TOML for people, the same tree as JSON for
+//! programs. Parsed once into validated types; a key that is not known is an error, never ignored.
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::sampling::SamplingParams;
+use serde::Deserialize;
+
+/// A profile.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Profile {
+    /// What it is for, for messages.
+    pub name: Option<String>,
+    /// What goes before the user's text.
+    pub prompt: PromptSection,
+    /// How tokens are chosen; llama.cpp's defaults where nothing is said.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub limits: LimitSection,
+}
+
+/// `[prompt]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSection {
+    /// The system message.
+    pub system: Option<String>,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitSection {
+    /// Most tokens to produce.
+    pub max_tokens: Option<usize>,
+    /// Texts that end the generation; not part of it.
+    pub stop: Vec<String>,
+}
+
+impl Profile {
+    /// Reads a profile: JSON if it starts with `{`, TOML otherwise.
+    /// # Errors `BadProfile` naming line, column and key.
+    pub fn parse(text: &str) -> Result<Self> {
+        match text.trim_start().starts_with('{') {
+            true => serde_json::from_str(text).map_err(|e| bad(e.line(), e.column(), &e.to_string())),
+            false => toml::from_str(text).map_err(|e| {
+                let (line, column) = position(text, e.span().map_or(0, |s| s.start));
+                bad(line, column, e.message())
+            }),
+        }
+    }
+}
+
+fn bad(line: usize, column: usize, message: &str) -> Error {
+    let message = message.split(" at line ").next().unwrap_or(message); // serde_json repeats the place
+    Error::new(ErrorKind::BadProfile, format!("line {line}, column {column}: {message}"))
+}
+
+/// Line and column, both from 1, of byte `offset`.
+fn position(text: &str, offset: usize) -> (usize, usize) {
+    let before = text.get(..offset).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |l| l.chars().count()) + 1;
+    (line, column)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOML: &str = "name = \"calm\"\n[prompt]\nsystem = \"Be brief.\"\n[sampling]\ntemperature = 0.3\n\
+                        [limits]\nmax_tokens = 9\nstop = [\"END\"]\n";
+    const JSON: &str = r#"{"name": "calm", "prompt": {"system": "Be brief."},
+        "sampling": {"temperature": 0.3}, "limits": {"max_tokens": 9, "stop": ["END"]}}"#;
+
+    #[test]
+    fn toml_and_json_say_the_same() {
+        for text in [TOML, JSON] {
+            let p = Profile::parse(text).expect(text);
+            assert_eq!(p.prompt.system.as_deref(), Some("Be brief."));
+            assert_eq!((p.sampling.temperature, p.sampling.top_k), (0.3, 40));
+            assert_eq!((p.limits.max_tokens, p.limits.stop), (Some(9), vec!["END".to_owned()]));
+        }
+    }
+
+    #[test]
+    fn mistakes_are_named_with_line_and_key() {
+        let cases = [
+            ("[prompt]\nsytem = \"x\"\n", "line 2", "sytem"),
+            ("[sampling]\ntemperature = \"hot\"\n", "line 2", "invalid type"),
+            ("[limits]\n\nmax_tokens = -1\n", "line 3", "-1"),
+            ("{\"limits\": {\n\"max_token\": 3}}", "line 2", "max_token"),
+            ("[prompt\n", "line 1", "]"),
+        ];
+        for (text, place, word) in cases {
+            let message = Profile::parse(text).expect_err(text).to_string();
+            assert!(message.contains(place) && message.contains(word), "{text:?} gave {message:?}");
+        }
+    }
+}
