@@ -36,7 +36,8 @@ fn main() -> ExitCode {
 
 /// Measures one engine once and prints its figures as a JSON line.
 fn child(args: &[String]) -> Result<(), String> {
-    let plan: Plan = serde_json::from_str(args.first().ok_or("expected a plan")?).map_err(|e| e.to_string())?;
+    let plan: Plan =
+        serde_json::from_str(args.first().ok_or("expected a plan")?).map_err(|e| e.to_string())?;
     let figures: Figures = match plan.engine.as_str() {
         "llama.cpp" => llama::measure(&plan)?,
         _ => ours::measure(&plan)?,

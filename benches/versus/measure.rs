@@ -43,7 +43,8 @@ pub trait Engine {
 /// Runs the plan.
 pub fn run(engine: &mut dyn Engine, plan: &Plan) -> Result<Figures, String> {
     let n_vocab = engine.n_vocab();
-    let tokens = |n: usize| -> Vec<u32> { (0..n).map(|i| ((100 + i * 7919) % (n_vocab - 200)) as u32).collect() };
+    let tokens =
+        |n: usize| -> Vec<u32> { (0..n).map(|i| ((100 + i * 7919) % (n_vocab - 200)) as u32).collect() };
     if plan.first_only {
         engine.feed(&tokens(FIRST_PROMPT))?;
         return Ok(Figures { rss_anon_mib: rss_anon_mib(), ..Figures::default() });

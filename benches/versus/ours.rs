@@ -17,12 +17,8 @@ pub fn measure(plan: &Plan) -> Result<Figures, String> {
         _ => ExecutorKind::Native,
     };
     let model = Model::open(Path::new(&plan.model), &ModelOptions::default()).map_err(text)?;
-    let options = ContextOptions {
-        n_ctx: N_CTX,
-        n_threads: plan.threads,
-        executor,
-        ..ContextOptions::default()
-    };
+    let options =
+        ContextOptions { n_ctx: N_CTX, n_threads: plan.threads, executor, ..ContextOptions::default() };
     let mut context = Context::new(&model, &options).map_err(text)?;
     let branch = context.root().map_err(text)?;
     measure::run(&mut Ours { context, branch }, plan)

@@ -134,7 +134,10 @@ fn measure(options: &Options, plan: &Plan) -> Result<(Figures, f64), String> {
 }
 
 fn print(options: &Options, model: &str, threads: usize, series: &[Series]) {
-    println!("\n{model}, {threads} thread(s), medians of {}; ratio: median of pairs, to {}", options.reps, series[0].engine);
+    println!(
+        "\n{model}, {threads} thread(s), medians of {}; ratio: median of pairs, to {}",
+        options.reps, series[0].engine
+    );
     println!("{:<26}{}", "", series.iter().map(|s| format!("{:>24}", s.engine)).collect::<String>());
     let rate = |f: &Figures| f.prefill_tok_s;
     row(&format!("prefill {} tok/s", options.n_prompt), series, |s| s.rates.iter().map(rate).collect());
