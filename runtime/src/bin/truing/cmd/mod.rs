@@ -1,42 +1,15 @@
 //! One file a command.
 
-mod bench;
-mod generate;
-mod logits;
-pub mod pull;
-mod score;
-mod tokenize;
-
 use anyhow::Result;
 use clap::Subcommand;
 
 /// The commands of `truing`.
 #[derive(Debug, Subcommand)]
-pub enum Command {
-    Generate(generate::Generate),
-    Score(score::Score),
-    Logits(logits::Logits),
-    Tokenize(tokenize::Tokenize),
-    Detokenize(tokenize::Detokenize),
-    Pull(pull::Pull),
-    List(pull::List),
-    Rm(pull::Rm),
-    Bench(bench::Bench),
-}
+pub enum Command {}
 
 impl Command {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
-        match self {
-            Self::Generate(c) => c.run(),
-            Self::Score(c) => c.run(),
-            Self::Logits(c) => c.run(),
-            Self::Tokenize(c) => c.run(),
-            Self::Detokenize(c) => c.run(),
-            Self::Pull(c) => c.run(),
-            Self::List(c) => c.run(),
-            Self::Rm(c) => c.run(),
-            Self::Bench(c) => c.run(),
-        }
+        match self {}
     }
 }
