@@ -293,8 +293,10 @@ impl Cutter<'_> {
             let rest = self.text.as_bytes().get(end..).unwrap_or(&[]).iter().zip(end..);
             let space = |b: u8| b.is_ascii_whitespace() || b == 0x0b;
             let n = rest.take_while(|(b, at)| space(**b) && !self.is_taken(*at)).count();
-            self.mark(end..end + n);
-            self.parts.push((end..end + n, None));
+            if n > 0 {
+                self.mark(end..end + n);
+                self.parts.push((end..end + n, None));
+            }
         }
     }
 
@@ -332,4 +334,143 @@ impl Cutter<'_> {
 fn inside(ranges: &[Range<usize>], range: Range<usize>) -> bool {
     let i = ranges.partition_point(|r| r.end < range.end);
     ranges.get(i).is_some_and(|r| r.start <= range.start)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Special tokens from texts; ids count from 0. `swallowing` are indices.
+    fn specials(tokens: &[(&str, TokenKind)], swallowing: &[TokenId]) -> (Pieces, Specials) {
+        let mut pieces = Pieces::default();
+        for (text, kind) in tokens {
+            pieces.push(*kind, |blob| blob.extend_from_slice(text.as_bytes())).unwrap();
+        }
+        let ids = (0..tokens.len() as TokenId).collect();
+        (pieces, Specials::new(ids, swallowing.to_vec()))
+    }
+
+    /// The definition: token by token, longest first, each cut out of every text that is left.
+    fn naive(pieces: &Pieces, swallowing: &[TokenId], text: &str, trusted: &[Range<usize>]) -> Vec<Fragment> {
+        let mut order: Vec<TokenId> = (0..pieces.len() as TokenId).collect();
+        order.sort_by_key(|id| Reverse(pieces.get(*id).len()));
+        let mut fragments = vec![Fragment::Text(0..text.len())];
+        for id in order {
+            let token = std::str::from_utf8(pieces.get(id)).unwrap();
+            let mut next = Vec::new();
+            for fragment in fragments {
+                let Fragment::Text(Range { mut start, end }) = fragment else {
+                    next.push(fragment);
+                    continue;
+                };
+                let mut search = start;
+                while let Some(at) = text[search..end].find(token).map(|at| search + at) {
+                    let place = at..at + token.len();
+                    if pieces.kind(id) != TokenKind::UserDefined
+                        && !trusted.iter().any(|r| r.start <= place.start && place.end <= r.end)
+                    {
+                        search = at + text[at..].chars().next().unwrap().len_utf8();
+                        continue;
+                    }
+                    next.push(Fragment::Text(start..at));
+                    next.push(Fragment::Token(id));
+                    start = place.end;
+                    if swallowing.contains(&id) {
+                        start = end - text[start..end].trim_ascii_start().len();
+                    }
+                    search = start;
+                }
+                next.push(Fragment::Text(start..end));
+            }
+            next.retain(|f| !matches!(f, Fragment::Text(r) if r.is_empty()));
+            fragments = next;
+        }
+        fragments
+    }
+
+    fn cut(tokens: &[&str], text: &str) -> Vec<Fragment> {
+        let tokens: Vec<_> = tokens.iter().map(|t| (*t, TokenKind::UserDefined)).collect();
+        let (pieces, specials) = specials(&tokens, &[]);
+        specials.cut(&pieces, text, &[]).unwrap()
+    }
+
+    #[test]
+    fn longer_tokens_win_over_earlier_ones() {
+        use Fragment::{Text, Token};
+        assert_eq!(cut(&["ab", "bcd"], "abcd"), [Text(0..1), Token(1)]);
+        assert_eq!(cut(&["aa", "aaa"], "aaaaaaaa"), [Token(1), Token(1), Token(0)]);
+        assert_eq!(cut(&["\n\n", "\n"], "x\n\n\ny"), [Text(0..1), Token(0), Token(1), Text(4..5)]);
+        assert_eq!(cut(&["éé"], "ééé"), [Token(0), Text(4..6)]);
+        assert_eq!(cut(&["x"], ""), []);
+    }
+
+    #[test]
+    fn control_tokens_are_found_only_in_trusted_ranges() {
+        use Fragment::{Text, Token};
+        let (pieces, specials) =
+            specials(&[("<e>", TokenKind::Control), ("  ", TokenKind::UserDefined)], &[]);
+        let text = "<e>  <e>  <e>";
+        assert_eq!(
+            specials.cut(&pieces, text, &[]).unwrap(),
+            [Text(0..3), Token(1), Text(5..8), Token(1), Text(10..13)]
+        );
+        let trusted = [0..5, 6..text.len()];
+        assert_eq!(
+            specials.cut(&pieces, text, &trusted).unwrap(),
+            [Token(0), Token(1), Text(5..8), Token(1), Token(0)]
+        );
+    }
+
+    /// Every length of a run is a token, so runs have a quadratic number of occurrences. This text is cut in one
+    /// pass or not at all.
+    #[test]
+    fn long_runs_take_linear_time_and_memory() {
+        let lengths: Vec<String> = (1..600).map(|n| " ".repeat(n)).collect();
+        let (head, tail) = (format!("<a>{}", " ".repeat(700)), format!("{}<b>", " ".repeat(650)));
+        let tokens = lengths.iter().map(String::as_str).chain([head.as_str(), tail.as_str()]);
+        let tokens: Vec<&str> = tokens.collect();
+        let n = 3_000_000;
+        let fragments = cut(&tokens, &format!("<a>{}<b>", " ".repeat(n)));
+        let (times, rest) = ((n - 1350) / 599, (n - 1350) % 599);
+        assert!(rest > 0);
+        // Ids count lengths from 0.
+        let middle = std::iter::repeat_n(598, times).chain([rest as TokenId - 1]);
+        let expected = [599].into_iter().chain(middle).chain([600]).map(Fragment::Token);
+        assert_eq!(fragments, expected.collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn absurd_overlaps_are_refused() {
+        let lengths: Vec<String> = (1..200).map(|n| "ab".repeat(n)).collect();
+        let tokens: Vec<&str> = lengths.iter().map(String::as_str).collect();
+        let tokens: Vec<_> = tokens.iter().map(|t| (*t, TokenKind::UserDefined)).collect();
+        let (pieces, specials) = specials(&tokens, &[]);
+        let error = specials.cut(&pieces, &"ab".repeat(100_000), &[]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TooComplex);
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_cut_as_defined(
+            texts in proptest::collection::btree_set("[ab ]{1,4}|a{1,6}| {1,5}|é{1,3}", 1..8),
+            kinds in proptest::collection::vec(any::<bool>(), 8),
+            swallow in proptest::collection::vec(any::<bool>(), 8),
+            text in "[ab é]{0,40}",
+            borders in proptest::collection::btree_set(0usize..40, 0..5),
+        ) {
+            // Tokens of one length are taken by id; the order among them is by text here.
+            let kind = |user: bool| if user { TokenKind::UserDefined } else { TokenKind::Control };
+            let tokens: Vec<_> = texts.iter().zip(kinds).map(|(t, u)| (t.as_str(), kind(u))).collect();
+            let swallowing: Vec<TokenId> =
+                (0..tokens.len() as TokenId).filter(|id| swallow[*id as usize]).collect();
+            let (pieces, specials) = specials(&tokens, &swallowing);
+            let borders: Vec<usize> = borders.into_iter().filter(|b| text.is_char_boundary(*b)).collect();
+            let trusted: Vec<_> = borders.chunks_exact(2).map(|b| b[0]..b[1]).collect();
+            for trusted in [&[][..], &[0..text.len()][..], &trusted] {
+                let found = specials.cut(&pieces, &text, trusted).unwrap();
+                prop_assert_eq!(found, naive(&pieces, &swallowing, &text, trusted), "{:?} {:?}", tokens, text);
+            }
+        }
+    }
 }
