@@ -82,10 +82,14 @@ impl Error {
         Self { kind, message: message.into(), context: Vec::new(), source: None }
     }
 
-    /// Puts `place` (a file, a key, a clause) before the message; the outermost comes first.
+    /// Puts `place` (a file, a key, a clause) before the message; the outermost comes first. A place that is
+    /// the outermost already is not repeated.
     #[must_use]
     pub fn at(mut self, place: impl Into<String>) -> Self {
-        self.context.push(place.into());
+        let place = place.into();
+        if self.context.last() != Some(&place) {
+            self.context.push(place);
+        }
         self
     }
 
@@ -139,7 +143,8 @@ mod tests {
 
     #[test]
     fn places_read_from_the_outside_in() {
-        let e = Error::new(ErrorKind::BadFile, "expected 3, found 4").at("tensor a").at("m.gguf");
+        let e =
+            Error::new(ErrorKind::BadFile, "expected 3, found 4").at("tensor a").at("m.gguf").at("m.gguf");
         assert_eq!(e.to_string(), "m.gguf: tensor a: expected 3, found 4");
     }
 }

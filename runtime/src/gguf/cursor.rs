@@ -89,7 +89,10 @@ impl<'a> Cursor<'a> {
         let n = self.u64(&field)?;
         let found = self.left();
         usize::try_from(n).ok().filter(|n| *n <= found / min_bytes).ok_or_else(|| {
-            bad(at, field, format!("the count of {n} needs at least {min_bytes} bytes each, but the end of the file is {found} bytes on"))
+            let least = u128::from(n) * min_bytes as u128;
+            let message =
+                format!("{n} need at least {least} bytes, but the end of the file is {found} bytes on");
+            bad(at, field, message + ": it is truncated, or the count wrong")
         })
     }
 }

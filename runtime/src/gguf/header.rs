@@ -9,6 +9,7 @@ use super::cursor::{Cursor, Shown, bad};
 use super::value::{Value, ValueType, read_value};
 use super::{Bytes, GgmlType, Metadata, Tensor};
 use crate::error::{Error, ErrorKind, Result};
+use hashbrown::HashSet;
 use std::sync::Arc;
 
 /// Alignment when `general.alignment` is absent, in bytes.
@@ -65,7 +66,7 @@ fn read_all(file: &Extent) -> Result<Header> {
         read_pair(&mut c, i, file, &mut metadata)?;
     }
     let alignment = read_alignment(&metadata)?;
-    let infos = (0..n_tensors).map(|i| read_tensor(&mut c, i)).collect::<Result<Vec<_>>>()?;
+    let infos = read_tensors(&mut c, n_tensors)?;
     let data_start = data_start(c.pos(), alignment, &infos, bytes.len())?;
     check_placement(&infos, alignment, bytes.len() - data_start, data_start)?;
     let tensors = infos.into_iter().map(|t| t.place(file, data_start)).collect::<Result<_>>()?;
@@ -150,6 +151,24 @@ struct Info {
     size_bytes: u64,
     /// Where the offset field stands in the file.
     offset_at: usize,
+}
+
+fn read_tensors(c: &mut Cursor<'_>, n: usize) -> Result<Vec<Info>> {
+    let mut names = HashSet::new();
+    let read = |i| {
+        let at = c.pos();
+        let info = read_tensor(c, i)?;
+        let shown = Shown(info.name.as_bytes());
+        if !names.insert(info.name.clone()) {
+            return Err(bad(
+                at,
+                format_args!("name of tensor {i}"),
+                format!("duplicate tensor name {shown}"),
+            ));
+        }
+        Ok(info)
+    };
+    (0..n).map(read).collect()
 }
 
 fn read_tensor(c: &mut Cursor<'_>, i: usize) -> Result<Info> {
