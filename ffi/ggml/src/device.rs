@@ -208,7 +208,7 @@ impl Backend {
         &mut self,
         graph: &mut Graph,
         cache: Option<&mut Cache>,
-        stop: &(dyn Fn() -> bool + Sync),
+        stop: &dyn Fn() -> bool,
     ) -> Result<Outcome> {
         ensure!("compute", graph.device() == self.device, "the graph is for {:?}", graph.device());
         ensure!(
@@ -224,8 +224,9 @@ impl Backend {
         if !is_cpu && stop() {
             return Ok(Outcome::Stopped);
         }
-        let mut ask: &(dyn Fn() -> bool + Sync) = stop;
-        // SAFETY: graph and backend are valid, the graph's tensors are allocated and every memory they lie in
+        let mut ask: &dyn Fn() -> bool = stop;
+        // SAFETY: ggml asks in the thread that computes first, which is the calling one, so `stop` need not be
+        // `Sync`. Graph and backend are valid, the graph's tensors are allocated and every memory they lie in
         // is kept alive by the graph; `&mut` on graph and cache excludes other users of what is written. The
         // callback's data outlives the call and is removed after it. CPU setters are called on the CPU only.
         let status = unsafe {
@@ -265,7 +266,7 @@ impl Drop for Backend {
 
 unsafe extern "C" fn ask_to_stop(data: *mut c_void) -> bool {
     // SAFETY: `compute` passes a pointer to a live reference to its `stop`.
-    let stop = unsafe { *data.cast::<&(dyn Fn() -> bool + Sync)>() };
+    let stop = unsafe { *data.cast::<&dyn Fn() -> bool>() };
     // A panic must not cross into C; it stops the computation.
     std::panic::catch_unwind(std::panic::AssertUnwindSafe(stop)).unwrap_or(true)
 }

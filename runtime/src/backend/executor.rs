@@ -103,6 +103,24 @@ impl GgmlExecutor {
         self.n_builds
     }
 
+    /// Computes a step unless `stop`, asked after every operation, says so.
+    pub(super) fn forward_until(&mut self, step: &Step<'_>, stop: &dyn Fn() -> bool) -> Result<&Built> {
+        check_step(step, self.max_rows)?;
+        if stop() {
+            return Err(cancelled());
+        }
+        self.ready(step)?;
+        let small = if step.tokens.len() <= SMALL_ROWS { self.small.first_mut() } else { None };
+        let Some(built) = small.or(self.large.as_mut()) else {
+            return Err(Error::new(ErrorKind::Internal, "no graph for this step"));
+        };
+        built.fill(step)?;
+        match self.backend.compute(&mut built.graph, Some(&mut self.cache), stop)? {
+            Outcome::Done => Ok(built),
+            Outcome::Stopped => Err(cancelled()),
+        }
+    }
+
     fn parts(&self) -> Parts<'_> {
         Parts {
             spec: &self.spec,
@@ -178,22 +196,8 @@ impl Executor for GgmlExecutor {
     }
 
     fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()> {
-        check_step(step, self.max_rows)?;
-        if cancel.is_cancelled() {
-            return Err(cancelled());
-        }
-        self.ready(step)?;
-        let small = if step.tokens.len() <= SMALL_ROWS { self.small.first_mut() } else { None };
-        let Some(built) = small.or(self.large.as_mut()) else {
-            return Err(Error::new(ErrorKind::Internal, "no graph for this step"));
-        };
-        built.fill(step)?;
-        let outcome =
-            self.backend.compute(&mut built.graph, Some(&mut self.cache), &|| cancel.is_cancelled());
-        if outcome? == Outcome::Stopped {
-            return Err(cancelled());
-        }
-        read(built, self.spec.n_vocab, self.spec.n_embd, out)
+        let built = self.forward_until(step, &|| cancel.is_cancelled())?;
+        read(built, out)
     }
 
     fn copy_page(&mut self, from: u32, to: u32, n_cells: usize) -> Result<()> {
@@ -286,8 +290,8 @@ fn check_step(step: &Step<'_>, max_rows: usize) -> Result<()> {
     Ok(())
 }
 
-fn read(built: &Built, n_vocab: usize, n_embd: usize, out: &mut StepOut) -> Result<()> {
-    let n_outputs = built.shape.n_outputs;
+fn read(built: &Built, out: &mut StepOut) -> Result<()> {
+    let (n_outputs, n_vocab, n_embd) = (built.shape.n_outputs, built.n_vocab, built.n_embd);
     out.logits.resize(n_outputs * n_vocab, 0.0);
     if let Some(logits) = built.logits {
         built.graph.read(logits, 0, &mut out.logits)?;

@@ -42,6 +42,10 @@ pub(super) struct Built {
     pub(super) logits: Option<T>,
     /// Kept hidden states, in the order of `shape.taps`.
     pub(super) hidden: Vec<T>,
+    /// Width of a row of logits.
+    pub(super) n_vocab: usize,
+    /// Width of a hidden state.
+    pub(super) n_embd: usize,
 }
 
 /// What a graph is built from.
@@ -114,7 +118,8 @@ impl<'a> Builder<'a> {
     }
 
     fn finish(self, logits: Option<T>, hidden: Vec<T>) -> Built {
-        Built { shape: self.shape, graph: self.g, inputs: self.inputs, logits, hidden }
+        let (n_vocab, n_embd) = (self.parts.spec.n_vocab, self.parts.spec.n_embd);
+        Built { shape: self.shape, graph: self.g, inputs: self.inputs, logits, hidden, n_vocab, n_embd }
     }
 
     fn embedding(&mut self) -> Result<T> {

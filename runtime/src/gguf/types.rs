@@ -38,6 +38,8 @@ pub enum GgmlType {
     TQ2_0 = 35,
     MXFP4 = 39,
     NVFP4 = 40,
+    Q1_0 = 41,
+    Q2_0 = 42,
 }
 
 impl GgmlType {
@@ -78,6 +80,8 @@ impl GgmlType {
             (TQ2_0, 256, 66),
             (MXFP4, 32, 17),
             (NVFP4, 64, 36),
+            (Q1_0, 128, 18),
+            (Q2_0, 64, 18),
         ]
     };
 
