@@ -304,7 +304,7 @@ impl Graph {
         self.adopt(raw, writable)
     }
 
-    fn adopt(&mut self, raw: NonNull<sys::ggml_tensor>, writable: bool) -> Result<T> {
+    pub(crate) fn adopt(&mut self, raw: NonNull<sys::ggml_tensor>, writable: bool) -> Result<T> {
         let index =
             u32::try_from(self.tensors.len()).map_err(|_| Error::invalid("graph", "too many tensors"))?;
         self.tensors.push(Node { raw, writable, bound: None, fresh: true });
@@ -335,9 +335,12 @@ impl Graph {
         }
     }
 
-    /// Whether every input that holds indices has been filled since the last computation.
+    /// Whether every input that holds indices has been filled since the last computation. One that no
+    /// operation uses has no memory and does not matter.
     pub(crate) fn indices_are_fresh(&self) -> bool {
-        self.index_inputs.iter().all(|i| self.tensors.get(*i as usize).is_some_and(|n| n.fresh))
+        let nodes = self.index_inputs.iter().filter_map(|i| self.tensors.get(*i as usize));
+        // SAFETY: tensors are valid as long as the graph.
+        nodes.into_iter().all(|n| n.fresh || unsafe { (*n.raw.as_ptr()).data.is_null() })
     }
 
     pub(crate) fn spend_indices(&mut self) {
@@ -377,6 +380,8 @@ impl Graph {
     /// Checked before every operation: there is room, and the graph is still being built.
     pub(crate) fn ready(&self, n_tensors: usize) -> Result<*mut sys::ggml_context> {
         ensure!("graph", self.memory.is_none(), "the graph is allocated and can no longer grow");
+        let n = self.tensors.len() + n_tensors;
+        ensure!("graph", n <= self.arena.capacity, "{n} tensors for a graph of {}", self.arena.capacity);
         self.arena.room(n_tensors)?;
         Ok(self.arena.raw())
     }
@@ -445,16 +450,7 @@ impl Graph {
     pub fn expand(&mut self, t: T) -> Result<()> {
         self.ready(0)?;
         let raw = self.raw(t)?;
-        // SAFETY: graph and tensor are valid. The graph has a slot for every tensor that fits the arena, and
-        // imported tensors are counted in `tensors`, whose number the next line bounds.
-        ensure!(
-            "expand",
-            self.tensors.len() <= self.arena.capacity,
-            "{} tensors for a graph of {}",
-            self.tensors.len(),
-            self.arena.capacity
-        );
-        // SAFETY: as above.
+        // SAFETY: graph and tensor are valid. The graph has a slot for every tensor that `ready` let in.
         unsafe { sys::ggml_build_forward_expand(self.nodes.as_ptr(), raw) };
         Ok(())
     }

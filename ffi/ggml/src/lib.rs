@@ -15,6 +15,8 @@
 //! an operation needs a precondition that cannot be seen from types and shapes (there is no such operation
 //! here: orderings are shielded from NaN by a clamp, indices are checked when inputs are filled).
 
+#[cfg(test)]
+mod checks;
 mod device;
 mod error;
 mod graph;

@@ -269,6 +269,11 @@ impl Graph {
         let (context, ra) = (self.ready(2)?, self.raw(ordered)?);
         // SAFETY: contiguous f32 without NaN, k within a row (checked above), and the arena has room.
         let made = unsafe { sys::ggml_argsort_top_k(context, ra, k as i32) };
+        ensure!("top_k", !made.is_null(), "the arena is full");
+        // SAFETY: a view over the sorted indices, which are a tensor that the graph has to count too.
+        if let Some(sorted) = std::ptr::NonNull::new(unsafe { (*made).src[0] }) {
+            self.adopt(sorted, false)?;
+        }
         let indices = self.made("top_k", made, false)?;
         self.set_bound(indices, m.ne[0]);
         Ok(indices)
