@@ -12,6 +12,8 @@ pub mod grammar;
 pub mod kernels;
 pub mod model;
 pub mod models;
+#[cfg(any(test, feature = "oracles"))]
+pub mod oracles;
 pub mod sampling;
 pub mod session;
 pub mod token;
