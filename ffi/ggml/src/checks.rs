@@ -15,8 +15,9 @@ fn never() -> bool {
     false
 }
 
-fn bytes(values: impl IntoIterator<Item = f32>) -> Box<Arc<Vec<u8>>> {
-    Box::new(Arc::new(values.into_iter().flat_map(f32::to_ne_bytes).collect()))
+fn bytes(values: impl IntoIterator<Item = f32>) -> Box<dyn Mapping> {
+    let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_ne_bytes).collect();
+    Box::new(Arc::new(bytes))
 }
 
 fn weights(ty: Type, dims: [usize; 4], data: Box<dyn Mapping>) -> Result<Weights> {

@@ -1,6 +1,7 @@
 //! The executor: storage for keys and values, graphs by shape, and the step itself.
 
-use super::graph::{Built, Parts, Shape};
+use super::graph::{Built, Ending, Parts, Shape};
+use super::head::Head;
 use super::weights::ModelWeights;
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::model::spec::ModelSpec;
@@ -43,6 +44,7 @@ pub struct GgmlExecutor {
     // Graphs go before what they refer to.
     small: Vec<Built>,
     large: Option<Built>,
+    head: Option<Head>,
     backend: Backend,
     cache: Cache,
     weights: ModelWeights,
@@ -52,6 +54,7 @@ pub struct GgmlExecutor {
     n_pages: usize,
     max_rows: usize,
     bounce: Vec<u8>,
+    normed: Vec<f32>,
     n_builds: usize,
 }
 
@@ -68,6 +71,7 @@ impl GgmlExecutor {
         let executor = Self {
             small: Vec::with_capacity(N_SMALL),
             large: None,
+            head: None,
             backend,
             cache,
             weights,
@@ -77,6 +81,7 @@ impl GgmlExecutor {
             n_pages: options.n_pages,
             max_rows: options.max_rows,
             bounce: Vec::new(),
+            normed: Vec::new(),
             n_builds: 0,
         };
         executor.check(n_cells)?;
@@ -104,7 +109,12 @@ impl GgmlExecutor {
     }
 
     /// Computes a step unless `stop`, asked after every operation, says so.
-    pub(super) fn forward_until(&mut self, step: &Step<'_>, stop: &dyn Fn() -> bool) -> Result<&Built> {
+    pub(super) fn forward_until(
+        &mut self,
+        step: &Step<'_>,
+        out: &mut StepOut,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<()> {
         check_step(step, self.max_rows)?;
         if stop() {
             return Err(cancelled());
@@ -115,8 +125,26 @@ impl GgmlExecutor {
             return Err(Error::new(ErrorKind::Internal, "no graph for this step"));
         };
         built.fill(step)?;
-        match self.backend.compute(&mut built.graph, Some(&mut self.cache), stop)? {
-            Outcome::Done => Ok(built),
+        let outcome = self.backend.compute(&mut built.graph, Some(&mut self.cache), stop)?;
+        if outcome == Outcome::Stopped {
+            return Err(cancelled());
+        }
+        let ending = read(built, out, &mut self.normed)?;
+        if let Some(Ending::Hidden(_)) = ending {
+            self.finish_logits(out, stop)?;
+        }
+        Ok(())
+    }
+
+    /// Logits from the hidden states that the graph ended with.
+    fn finish_logits(&mut self, out: &mut StepOut, stop: &dyn Fn() -> bool) -> Result<()> {
+        if self.head.is_none() {
+            self.head = Some(Head::new(self.parts())?);
+        }
+        let (n_embd, n_vocab) = (self.spec.n_embd, self.spec.n_vocab);
+        let Some(head) = &mut self.head else { return Ok(()) };
+        match head.run(&mut self.backend, &self.normed, n_embd, (&mut out.logits, n_vocab), stop)? {
+            Outcome::Done => Ok(()),
             Outcome::Stopped => Err(cancelled()),
         }
     }
@@ -196,8 +224,7 @@ impl Executor for GgmlExecutor {
     }
 
     fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()> {
-        let built = self.forward_until(step, &|| cancel.is_cancelled())?;
-        read(built, out)
+        self.forward_until(step, out, &|| cancel.is_cancelled())
     }
 
     fn copy_page(&mut self, from: u32, to: u32, n_cells: usize) -> Result<()> {
@@ -213,8 +240,9 @@ impl Executor for GgmlExecutor {
     }
 
     fn memory_bytes(&self) -> (usize, usize) {
-        let graphs = self.small.iter().chain(&self.large).map(|b| b.graph.memory_bytes()).sum();
-        (self.cache.n_bytes(), graphs)
+        let graphs: usize = self.small.iter().chain(&self.large).map(|b| b.graph.memory_bytes()).sum();
+        let head = self.head.as_ref().map_or(0, Head::memory_bytes);
+        (self.cache.n_bytes(), graphs + head)
     }
 }
 
@@ -290,18 +318,24 @@ fn check_step(step: &Step<'_>, max_rows: usize) -> Result<()> {
     Ok(())
 }
 
-fn read(built: &Built, out: &mut StepOut) -> Result<()> {
+/// Copies results out; normed hidden states go to `normed`.
+fn read(built: &Built, out: &mut StepOut, normed: &mut Vec<f32>) -> Result<Option<Ending>> {
     let (n_outputs, n_vocab, n_embd) = (built.shape.n_outputs, built.n_vocab, built.n_embd);
     out.logits.resize(n_outputs * n_vocab, 0.0);
-    if let Some(logits) = built.logits {
-        built.graph.read(logits, 0, &mut out.logits)?;
+    match built.ending {
+        None => {}
+        Some(Ending::Logits(logits)) => built.graph.read(logits, 0, &mut out.logits)?,
+        Some(Ending::Hidden(hidden)) => {
+            normed.resize(n_outputs * n_embd, 0.0);
+            built.graph.read(hidden, 0, normed)?;
+        }
     }
-    let each = if n_outputs == 0 { 0 } else { n_outputs * n_embd };
+    let each = n_outputs * n_embd;
     out.hidden.resize(built.shape.taps.len() * each, 0.0);
     if each > 0 {
         for (tensor, to) in built.hidden.iter().zip(out.hidden.chunks_exact_mut(each)) {
             built.graph.read(*tensor, 0, to)?;
         }
     }
-    Ok(())
+    Ok(built.ending)
 }

@@ -1,5 +1,6 @@
 //! The generic forward pass: embedding, layers, output head.
 
+use super::head::part_rows;
 use super::weights::{ModelWeights, Use};
 use crate::error::{Result, ResultExt};
 use crate::gguf::Tensor;
@@ -34,12 +35,30 @@ pub(super) struct Inputs {
     pub(super) temperatures: Vec<(QTemperature, T)>,
 }
 
+/// What a graph ends with.
+#[derive(Clone, Copy)]
+pub(super) enum Ending {
+    /// `[n_vocab, n_outputs]`
+    Logits(T),
+    /// Normed, `[n_embd, n_outputs]`, for [`Head`](super::head::Head).
+    Hidden(T),
+}
+
+impl Ending {
+    fn tensor(self) -> T {
+        match self {
+            Self::Logits(t) | Self::Hidden(t) => t,
+        }
+    }
+}
+
 /// A graph ready to compute.
 pub(super) struct Built {
     pub(super) shape: Shape,
     pub(super) graph: Graph,
     pub(super) inputs: Inputs,
-    pub(super) logits: Option<T>,
+    /// What it ends with; `None` when no row reaches the output.
+    pub(super) ending: Option<Ending>,
     /// Kept hidden states, in the order of `shape.taps`.
     pub(super) hidden: Vec<T>,
     /// Width of a row of logits.
@@ -74,6 +93,16 @@ impl Parts<'_> {
     /// # Errors As [`Self::build`].
     pub(super) fn check(self, shape: Shape) -> Result<()> {
         Builder::new(self, shape)?.model().map(|_| ())
+    }
+
+    /// A graph of the output head alone, without memory: it, its input and its logits.
+    pub(super) fn head(self, n_rows: usize) -> Result<(Graph, T, T)> {
+        let shape = Shape { n_rows, n_kv: 0, n_outputs: n_rows, taps: Vec::new() };
+        let mut builder = Builder::new(self, shape)?;
+        let x = builder.g.input(Type::F32, [self.spec.n_embd, n_rows, 1, 1])?;
+        let logits = builder.head(x)?;
+        builder.g.output(logits)?;
+        Ok((builder.g, x, logits))
     }
 
     /// Room for tensors: a generous bound on what a layer makes.
@@ -112,14 +141,19 @@ impl<'a> Builder<'a> {
                 hidden.push(kept);
             }
         }
-        let logits = self.head(x)?;
-        self.g.output(logits)?;
-        Ok(self.finish(Some(logits), hidden))
+        let x = self.norm(&spec.output_norm, x)?;
+        let ending = if self.shape.n_outputs > part_rows(spec.n_vocab) {
+            Ending::Hidden(x)
+        } else {
+            Ending::Logits(self.head(x)?)
+        };
+        self.g.output(ending.tensor())?;
+        Ok(self.finish(Some(ending), hidden))
     }
 
-    fn finish(self, logits: Option<T>, hidden: Vec<T>) -> Built {
+    fn finish(self, ending: Option<Ending>, hidden: Vec<T>) -> Built {
         let (n_vocab, n_embd) = (self.parts.spec.n_vocab, self.parts.spec.n_embd);
-        Built { shape: self.shape, graph: self.g, inputs: self.inputs, logits, hidden, n_vocab, n_embd }
+        Built { shape: self.shape, graph: self.g, inputs: self.inputs, ending, hidden, n_vocab, n_embd }
     }
 
     fn embedding(&mut self) -> Result<T> {
@@ -196,7 +230,6 @@ impl<'a> Builder<'a> {
 
     fn head(&mut self, x: T) -> Result<T> {
         let spec = self.parts.spec;
-        let x = self.norm(&spec.output_norm, x)?;
         let weight = self.weight(&spec.output, Use::Product)?;
         let mut logits = self.g.mul_mat(weight, x).map_err(crate::Error::from).at(|| place(&spec.output))?;
         if let Some(bias) = &spec.output_bias {

@@ -19,6 +19,7 @@ mod attention;
 mod executor;
 mod ffn;
 mod graph;
+mod head;
 mod inputs;
 mod weights;
 

@@ -142,6 +142,30 @@ fn a_step_of_a_known_shape_builds_no_graph() {
 }
 
 #[test]
+fn logits_of_many_rows_are_those_of_each() {
+    for stem in ["gemma2-s1-a-f16", "granitemoe-s1-a-q8_0"] {
+        let model = open(stem);
+        let mut ex = executor(&model, &options(), &GgmlOptions::default());
+        let tokens = ids(100);
+        // More rows than one part of the head takes, and not a multiple.
+        let outputs: Vec<u32> = (0..100).filter(|i| i % 7 != 3).collect();
+        assert!(outputs.len() > super::head::part_rows(model.shape().n_vocab));
+        let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3] }];
+        let mut out = StepOut::default();
+        let step = Step { tokens: &tokens, spans: &spans, outputs: &outputs, taps: &[0] };
+        ex.forward(&step, &CancelFlag::default(), &mut out).unwrap();
+        let n_vocab = model.shape().n_vocab;
+        assert_eq!(out.logits.len(), outputs.len() * n_vocab);
+        assert_eq!(out.hidden.len(), outputs.len() * model.shape().n_embd);
+        for i in [0, 1, 50, outputs.len() - 1] {
+            let alone = Line::new(&[5, 6, 7, 8]).feed(&mut ex, &tokens[..outputs[i] as usize + 1]);
+            let off = distance(&out.logits[i * n_vocab..][..n_vocab], &alone);
+            assert!(off < 0.1, "{stem}: row {i}: {off}");
+        }
+    }
+}
+
+#[test]
 fn a_copied_page_holds_the_same_keys_and_values() {
     let model = open("gemma3-s1-a-q8_0");
     let mut ex = executor(&model, &options(), &GgmlOptions::default());
@@ -165,7 +189,8 @@ fn a_flag_set_while_a_prompt_runs_stops_it_between_two_operations() {
     let tokens = ids(100);
     let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3] }];
     let step = Step { tokens: &tokens, spans: &spans, outputs: &[99], taps: &[] };
-    let outcome = ex.forward_until(&step, &|| {
+    let mut out = StepOut::default();
+    let outcome = ex.forward_until(&step, &mut out, &|| {
         asked.set(asked.get() + 1);
         asked.get() == 20
     });
@@ -173,7 +198,7 @@ fn a_flag_set_while_a_prompt_runs_stops_it_between_two_operations() {
     assert_eq!(asked.get(), 20);
     let n_asked = {
         asked.set(0);
-        ex.forward_until(&step, &|| {
+        ex.forward_until(&step, &mut out, &|| {
             asked.set(asked.get() + 1);
             false
         })
@@ -190,7 +215,8 @@ fn steps_that_do_not_hold_together_are_refused() {
     let pages = [0, 1, 2, 3];
     let span = |first_row, n_rows, first_pos| Span { first_row, n_rows, first_pos, pages: &pages };
     let n_vocab = model.shape().n_vocab as TokenId;
-    let cases: [(&str, &[TokenId], &[Span<'_>], &[u32]); 8] = [
+    type Case<'a> = (&'a str, &'a [TokenId], &'a [Span<'a>], &'a [u32]);
+    let cases: [Case<'_>; 8] = [
         ("no rows", &[], &[], &[]),
         ("too many rows", &[1; 129], &[span(0, 129, 0)], &[]),
         ("rows without span", &[1, 2], &[span(0, 1, 0)], &[]),
