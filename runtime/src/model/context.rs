@@ -60,7 +60,7 @@ impl Context {
     /// it cannot run the model; `OutOfMemory`.
     pub fn new(model: &Model, options: &ContextOptions) -> Result<Self> {
         let n_ctx = options.n_ctx_of(model)?;
-        let executor = make_executor(model, options.executor, n_ctx, &options.executor_options(n_ctx)?)?;
+        let executor = make_executor(model, n_ctx, options)?;
         Self::with_executor(executor, model.shape(), n_ctx)
     }
 

@@ -43,7 +43,8 @@ impl Model {
         let long = differs(&spec, &long).then(|| Arc::new(long));
         let vocab = Vocab::from_gguf(&file)?;
         if vocab.len() > spec.n_vocab {
-            let message = format!("tokenizer: expected at most {} tokens, found {}", spec.n_vocab, vocab.len());
+            let message =
+                format!("tokenizer: expected at most {} tokens, found {}", spec.n_vocab, vocab.len());
             return Err(Error::new(ErrorKind::BadFile, message));
         }
         Ok(Arc::new(Self { spec: Arc::new(spec), long, vocab, id: OnceLock::new(), file }))

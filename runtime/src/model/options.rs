@@ -19,6 +19,8 @@ pub struct ContextOptions {
     pub kv_type: KvType,
     /// Who computes.
     pub executor: ExecutorKind,
+    /// ggml's name of the device that computes; `None`: the processor.
+    pub device: Option<String>,
 }
 
 /// Who computes forward passes.
@@ -72,14 +74,23 @@ impl ContextOptions {
     }
 }
 
-/// Makes the executor; one line for each there is.
+/// Makes the executor that the options ask for.
 pub(super) fn make_executor(
     model: &Model,
-    kind: ExecutorKind,
     n_ctx: usize,
-    options: &ExecutorOptions,
+    options: &ContextOptions,
 ) -> Result<Box<dyn Executor>> {
-    let _ = (model.spec_for(n_ctx), options);
-    let message = format!("this build has no executor for {kind:?}");
-    Err(Error::new(ErrorKind::Unsupported, message))
+    let spec = model.spec_for(n_ctx);
+    let sizes = options.executor_options(n_ctx)?;
+    match options.executor {
+        #[cfg(feature = "ggml")]
+        ExecutorKind::Ggml | ExecutorKind::Auto => {
+            let ggml = crate::backend::GgmlOptions { device: options.device.clone(), ..Default::default() };
+            Ok(Box::new(crate::backend::GgmlExecutor::new(spec, &sizes, &ggml)?))
+        }
+        kind => {
+            let message = format!("this build has no executor for {kind:?} ({}, {sizes:?})", spec.arch);
+            Err(Error::new(ErrorKind::Unsupported, message))
+        }
+    }
 }
