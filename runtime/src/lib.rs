@@ -16,6 +16,7 @@ pub mod models;
 pub mod oracles;
 pub mod sampling;
 pub mod session;
+pub mod template;
 pub mod token;
 pub mod vocab;
 

@@ -170,7 +170,8 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn the_cache_folder_follows_the_environment() {
-        let cases: [(&[(&str, &str)], Option<&str>); 6] = [
+        type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let cases: [Case; 6] = [
             (&[("TRUING_HOME", "/t"), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")], Some("/t")),
             (&[("TRUING_HOME", ""), ("XDG_CACHE_HOME", "/x"), ("HOME", "/h")], Some("/x/truing")),
             (&[("XDG_CACHE_HOME", "rel"), ("HOME", "/h")], Some("/h/.cache/truing")),
