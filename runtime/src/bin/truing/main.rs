@@ -3,7 +3,10 @@
 mod args;
 mod cmd;
 mod exit;
+mod interrupt;
 mod output;
+mod progress;
+mod prompt;
 
 use clap::Parser;
 use std::process::ExitCode;

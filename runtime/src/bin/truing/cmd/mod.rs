@@ -1,6 +1,13 @@
 //! One file a command.
 
+mod bench;
+mod chat;
+mod generate;
 mod inspect;
+mod logits;
+pub mod pull;
+mod score;
+mod tokenize;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -8,14 +15,34 @@ use clap::Subcommand;
 /// The commands of `truing`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    Chat(chat::Chat),
+    Generate(generate::Generate),
+    Score(score::Score),
+    Logits(logits::Logits),
+    Tokenize(tokenize::Tokenize),
+    Detokenize(tokenize::Detokenize),
     Inspect(inspect::Inspect),
+    Pull(pull::Pull),
+    List(pull::List),
+    Rm(pull::Rm),
+    Bench(bench::Bench),
 }
 
 impl Command {
     /// Runs the command.
     pub fn run(self) -> Result<()> {
         match self {
+            Self::Chat(c) => c.run(),
+            Self::Generate(c) => c.run(),
+            Self::Score(c) => c.run(),
+            Self::Logits(c) => c.run(),
+            Self::Tokenize(c) => c.run(),
+            Self::Detokenize(c) => c.run(),
             Self::Inspect(c) => c.run(),
+            Self::Pull(c) => c.run(),
+            Self::List(c) => c.run(),
+            Self::Rm(c) => c.run(),
+            Self::Bench(c) => c.run(),
         }
     }
 }

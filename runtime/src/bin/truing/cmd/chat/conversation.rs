@@ -1,0 +1,221 @@
+//! The conversation: its messages, and the branch that already holds most of them.
+
+use crate::args::{self, PromptArgs, SamplingArgs};
+use crate::exit::BadInput;
+use crate::{output, prompt};
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+use std::sync::Arc;
+use truing::TokenId;
+use truing::config::Profile;
+use truing::model::{Branch, CancelFlag, Context, Model};
+use truing::sampling::{NextLogits, SamplingParams};
+use truing::session::{self, Event, Limits, Outcome, Request, Setting};
+use truing::template::{ChatTemplate, Message};
+
+/// One message, as saved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Turn {
+    role: String,
+    content: String,
+}
+
+/// A saved conversation.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Saved {
+    messages: Vec<Turn>,
+}
+
+/// A conversation with one model.
+pub struct Conversation {
+    model: Arc<Model>,
+    context: Context,
+    branch: Branch,
+    /// The tokens that `branch` holds.
+    held: Vec<TokenId>,
+    template: ChatTemplate,
+    turns: Vec<Turn>,
+    system: Option<String>,
+    sampling: SamplingParams,
+    limits: Limits,
+    parse_special: bool,
+    /// Show rates after each answer.
+    pub stats: bool,
+}
+
+impl Conversation {
+    /// An empty conversation.
+    pub fn new(
+        model: Arc<Model>,
+        mut context: Context,
+        prompt: &PromptArgs,
+        sampling: &SamplingArgs,
+        limits: Limits,
+    ) -> Result<Self> {
+        let template = prompt::template(&model, prompt)?;
+        let branch = context.root()?;
+        Ok(Self {
+            model,
+            context,
+            branch,
+            held: Vec::new(),
+            template,
+            turns: Vec::new(),
+            system: prompt.system.clone(),
+            sampling: sampling.params()?,
+            limits,
+            parse_special: prompt.parse_special,
+            stats: false,
+        })
+    }
+
+    pub fn model_name(&self) -> String {
+        let name = self.model.file().metadata().str("general.name");
+        name.ok().flatten().unwrap_or("a model without a name").to_owned()
+    }
+
+    pub fn cancel_flag(&self) -> CancelFlag {
+        self.context.cancel_flag()
+    }
+
+    pub fn system(&self) -> Option<&str> {
+        self.system.as_deref()
+    }
+
+    pub fn set_system(&mut self, text: String) {
+        self.system = Some(text);
+        self.reset();
+    }
+
+    /// Forgets the messages; system message and settings stay.
+    pub fn reset(&mut self) {
+        self.turns.clear();
+    }
+
+    /// Takes system message, sampling and limits from a profile.
+    pub fn apply_profile(&mut self, path: &Path) -> Result<()> {
+        let profile =
+            Profile::parse(&args::read_text(path)?).map_err(|e| e.at(path.display().to_string()))?;
+        profile.sampling.validate(self.context.n_vocab()).map_err(|e| e.at(path.display().to_string()))?;
+        if let Some(system) = profile.prompt.system {
+            self.set_system(system);
+        }
+        self.sampling = SamplingParams { seed: self.sampling.seed, ..profile.sampling };
+        self.limits.max_tokens = profile.limits.max_tokens.or(self.limits.max_tokens);
+        if !profile.limits.stop.is_empty() {
+            self.limits.stop = profile.limits.stop;
+        }
+        Ok(())
+    }
+
+    /// Saves the messages.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let system = self.system.iter().map(|s| Turn { role: "system".into(), content: s.clone() });
+        let saved = Saved { messages: system.chain(self.turns.iter().cloned()).collect() };
+        let text = serde_json::to_string_pretty(&saved)?;
+        std::fs::write(path, text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))
+    }
+
+    /// Continues a saved conversation.
+    pub fn load(&mut self, path: &Path) -> Result<()> {
+        let text = args::read_text(path)?;
+        let saved: Saved =
+            serde_json::from_str(&text).map_err(|e| BadInput(format!("{}: {e}", path.display())))?;
+        let (system, turns): (Vec<_>, Vec<_>) = saved.messages.into_iter().partition(|t| t.role == "system");
+        self.system = system.into_iter().next().map(|t| t.content).or(self.system.take());
+        self.turns = turns;
+        Ok(())
+    }
+
+    /// Sends a message and streams the answer.
+    pub fn say(&mut self, text: &str) -> Result<Outcome> {
+        self.turns.push(Turn { role: "user".into(), content: text.to_owned() });
+        let answered = self.answer();
+        if answered.is_err() {
+            self.turns.pop();
+        }
+        answered
+    }
+
+    /// Answers the last message again, with the next seed.
+    pub fn regenerate(&mut self) -> Result<Outcome> {
+        let Some(last) = self.turns.pop_if(|t| t.role == "assistant") else {
+            bail!("/regen: there is no answer yet");
+        };
+        self.sampling.seed = self.sampling.seed.wrapping_add(1);
+        let answered = self.answer();
+        if answered.is_err() {
+            self.turns.push(last);
+        }
+        answered
+    }
+
+    fn answer(&mut self) -> Result<Outcome> {
+        let tokens = self.fitting_prompt()?;
+        let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
+        let keep = shared.min(tokens.len().saturating_sub(1));
+        self.context.truncate(&self.branch, keep)?;
+        self.held.clear(); // until the answer is there, `branch` is a new one
+        self.context.cancel_flag().reset();
+        let branch = std::mem::replace(&mut self.branch, self.context.root()?);
+        let request = Request {
+            branch,
+            tokens: tokens[keep..].to_vec(),
+            sampling: self.sampling.clone(),
+            limits: self.limits.clone(),
+        };
+        let setting = Setting {
+            vocab: self.model.vocab(),
+            n_ctx: self.context.n_ctx(),
+            n_parallel: 1,
+            cancel: self.context.cancel_flag(),
+            model_id: String::new(),
+        };
+        let mut failed = None;
+        let mut sink = |_: usize, event: Event<'_>| {
+            if let Event::Text(text) = event {
+                failed = failed.take().or(output::text(text).err());
+            }
+        };
+        let done = session::run(&mut self.context, &setting, vec![request], &mut sink);
+        let Some((branch, outcome)) = done?.pop() else { bail!("the answer got lost") };
+        self.take(branch, tokens, &outcome);
+        failed.map_or(Ok(outcome), Err)
+    }
+
+    /// Keeps what the branch holds now, and the answer.
+    fn take(&mut self, branch: Branch, tokens: Vec<TokenId>, outcome: &Outcome) {
+        self.held = tokens;
+        self.held.extend(&outcome.ids);
+        self.held.truncate(self.context.len(&branch));
+        self.branch = branch;
+        self.turns.push(Turn { role: "assistant".into(), content: outcome.text.clone() });
+    }
+
+    /// The conversation's tokens; the oldest turns are left out until a quarter of the context is free.
+    fn fitting_prompt(&self) -> Result<Vec<TokenId>> {
+        let n_ctx = self.context.n_ctx();
+        let mut first = 0;
+        loop {
+            let tokens = self.prompt_from(first)?;
+            let rest = &self.turns[first..];
+            if tokens.len() + n_ctx / 4 < n_ctx || rest.len() <= 2 {
+                if first > 0 {
+                    eprintln!("({first} older messages no longer fit the context and were left out)");
+                }
+                return Ok(tokens);
+            }
+            first += rest.iter().skip(1).position(|t| t.role == "user").map_or(rest.len(), |i| i + 1);
+        }
+    }
+
+    fn prompt_from(&self, first: usize) -> Result<Vec<TokenId>> {
+        let system = self.system.iter().map(|text| Message::new("system", text));
+        let turns = self.turns[first..].iter().map(|t| Message::new(&t.role, &t.content));
+        let messages: Vec<Message> = system.chain(turns).collect();
+        prompt::chat_tokens(&self.model, &self.template, &messages, self.parse_special)
+    }
+}

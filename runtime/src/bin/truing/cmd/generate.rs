@@ -1,0 +1,276 @@
+//! `truing generate`: one completion, several draws, or a batch.
+
+use crate::args::{self, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
+use crate::exit::{BadInput, BadUsage, Interrupted};
+use crate::{interrupt, output, prompt};
+use anyhow::{Context as _, Result};
+use clap::Args;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+use truing::TokenId;
+use truing::model::{Context, Model};
+use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
+use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
+
+/// Complete a prompt.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  truing generate -p \"Name three rivers.\" --temp 0 --max-tokens 40
+  truing generate -p \"Name a river.\" --samples 4 --seed 1        four draws, one JSON object a line
+  truing generate --batch prompts.jsonl --max-tokens 64           rows {\"id\", \"prompt\", ...}
+  truing generate --raw -p \"Once upon a time\" --events            what a caller sees, as it is released")]
+pub struct Generate {
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    prompt: PromptArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
+    /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
+    samples: Option<u32>,
+    /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file"])]
+    batch: Option<PathBuf>,
+    /// Most answers computed together
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=MAX_PARALLEL as i64))]
+    parallel: u16,
+    /// Print every event as a JSON object a line, as it is released
+    #[arg(long, conflicts_with_all = ["samples", "batch"])]
+    events: bool,
+    /// Print one JSON object: text, ids, finish, report
+    #[arg(long)]
+    json: bool,
+}
+
+/// A row of `--batch`. Columns it does not know are left alone: data files carry more.
+#[derive(Debug, Deserialize)]
+struct Row {
+    #[serde(default)]
+    id: Value,
+    prompt: String,
+    system: Option<String>,
+    max_tokens: Option<usize>,
+    temperature: Option<f32>,
+    seed: Option<u64>,
+    stop: Option<Vec<String>>,
+}
+
+/// A prompt's tokens with the settings of its answer.
+struct Job {
+    id: Value,
+    tokens: Vec<TokenId>,
+    sampling: SamplingParams,
+    limits: session::Limits,
+}
+
+impl Generate {
+    pub fn run(self) -> Result<()> {
+        match (&self.batch, self.samples) {
+            (Some(path), _) => self.run_batch(path),
+            (None, Some(n)) => self.run_samples(n),
+            (None, None) => self.run_one(),
+        }
+    }
+
+    fn run_one(&self) -> Result<()> {
+        let text = self.prompt.text()?;
+        let started = Instant::now();
+        let model = self.model.open()?;
+        let tokens = prompt::tokens(&model, &self.prompt, &text)?;
+        let mut context = self.model.run.context(&model, 1)?;
+        let load_s = started.elapsed().as_secs_f64();
+        let job =
+            Job { id: Value::Null, tokens, sampling: self.sampling.params()?, limits: self.limits.limits() };
+        let mut failed = None;
+        let mut sink = |_: usize, event: Event<'_>| {
+            if failed.is_none() {
+                failed = self.show(&event, load_s).err();
+            }
+        };
+        let outcomes = self.answer(&model, &mut context, vec![job], 1, &mut sink)?;
+        failed.map_or(Ok(()), Err)?;
+        finish(&outcomes)
+    }
+
+    /// Shows one event of a single completion.
+    fn show(&self, event: &Event<'_>, load_s: f64) -> Result<()> {
+        match event {
+            Event::Text(text) if self.events => output::json(&json!({ "event": "text", "text": text })),
+            Event::Text(text) if !self.json => output::text(text),
+            Event::Text(_) => Ok(()),
+            Event::Done(outcome) if self.events => {
+                let mut object = outcome_json(outcome, load_s);
+                object.insert("event".into(), "done".into());
+                output::json(&object)
+            }
+            Event::Done(outcome) if self.json => output::json(&outcome_json(outcome, load_s)),
+            Event::Done(_) => output::line(""),
+        }
+    }
+
+    fn run_samples(&self, n: u32) -> Result<()> {
+        let text = self.prompt.text()?;
+        let model = self.model.open()?;
+        let tokens = prompt::tokens(&model, &self.prompt, &text)?;
+        let sampling = self.sampling.params()?;
+        let jobs = (0..u64::from(n)).map(|i| Job {
+            id: i.into(),
+            tokens: tokens.clone(),
+            sampling: SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() },
+            limits: self.limits.limits(),
+        });
+        self.run_jobs(&model, jobs.collect())
+    }
+
+    fn run_batch(&self, path: &std::path::Path) -> Result<()> {
+        let rows = read_rows(path)?;
+        let model = self.model.open()?;
+        let sampling = self.sampling.params()?;
+        let jobs = rows.into_iter().map(|row| self.job(&model, row, &sampling)).collect::<Result<_>>()?;
+        self.run_jobs(&model, jobs)
+    }
+
+    fn job(&self, model: &Arc<Model>, row: Row, sampling: &SamplingParams) -> Result<Job> {
+        let mut prompt = self.prompt.clone();
+        prompt.system = row.system.or(prompt.system);
+        let tokens =
+            prompt::tokens(model, &prompt, &row.prompt).with_context(|| format!("row {}", row.id))?;
+        let mut sampling = sampling.clone();
+        sampling.temperature = row.temperature.unwrap_or(sampling.temperature);
+        sampling.seed = row.seed.unwrap_or(sampling.seed);
+        let mut limits = self.limits.limits();
+        limits.max_tokens = row.max_tokens.or(limits.max_tokens);
+        limits.stop = row.stop.unwrap_or(limits.stop);
+        Ok(Job { id: row.id, tokens, sampling, limits })
+    }
+
+    /// Answers many jobs together and prints a line for each, in order.
+    fn run_jobs(&self, model: &Arc<Model>, jobs: Vec<Job>) -> Result<()> {
+        let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
+        let mut context = self.model.run.context(model, n_parallel + 1)?;
+        let ids: Vec<Value> = jobs.iter().map(|job| job.id.clone()).collect();
+        let mut printer = Printer { ids, waiting: Vec::new(), next: 0, failed: None };
+        let mut sink = |i: usize, event: Event<'_>| {
+            if let Event::Done(outcome) = event {
+                printer.done(i, outcome);
+            }
+        };
+        let outcomes = self.answer(model, &mut context, jobs, n_parallel, &mut sink)?;
+        printer.failed.map_or(Ok(()), Err)?;
+        finish(&outcomes)
+    }
+
+    /// Runs the jobs; a prompt they all share is evaluated once.
+    fn answer(
+        &self,
+        model: &Arc<Model>,
+        context: &mut Context,
+        jobs: Vec<Job>,
+        n_parallel: usize,
+        sink: &mut dyn FnMut(usize, Event<'_>),
+    ) -> Result<Vec<Outcome>> {
+        let cancel = context.cancel_flag();
+        interrupt::on_ctrl_c(cancel.clone())?;
+        let n_ctx = context.n_ctx();
+        let shared = shared_prefix(&jobs);
+        let trunk = context.root()?;
+        if shared > 0 && shared < n_ctx {
+            context.eval(&[BatchItem {
+                branch: &trunk,
+                tokens: &jobs[0].tokens[..shared],
+                want: Want::Nothing,
+            }])?;
+        }
+        let mut requests = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            let branch = context.fork(&trunk)?;
+            let tokens = job.tokens[shared.min(job.tokens.len())..].to_vec();
+            requests.push(Request { branch, tokens, sampling: job.sampling, limits: job.limits });
+        }
+        let setting =
+            Setting { vocab: model.vocab(), n_ctx, n_parallel, cancel, model_id: model.id().to_owned() };
+        let done = session::run(context, &setting, requests, sink)?;
+        Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+    }
+}
+
+/// Length of the prefix that all of several prompts share, leaving each at least its last token.
+fn shared_prefix(jobs: &[Job]) -> usize {
+    let [first, rest @ ..] = jobs else { return 0 };
+    if rest.is_empty() {
+        return 0;
+    }
+    let common = |other: &Job| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+    let shortest = jobs.iter().map(|job| job.tokens.len().saturating_sub(1)).min().unwrap_or(0);
+    rest.iter().map(common).min().unwrap_or(0).min(shortest)
+}
+
+/// Prints finished answers in the order of their jobs, each as soon as all before it are there.
+struct Printer {
+    ids: Vec<Value>,
+    waiting: Vec<(usize, serde_json::Map<String, Value>)>,
+    next: usize,
+    failed: Option<anyhow::Error>,
+}
+
+impl Printer {
+    fn done(&mut self, index: usize, outcome: &Outcome) {
+        let mut object = serde_json::Map::new();
+        object.insert("id".into(), self.ids[index].clone());
+        object.extend(outcome_json(outcome, 0.0));
+        self.waiting.push((index, object));
+        while let Some(at) = self.waiting.iter().position(|(i, _)| *i == self.next) {
+            let (_, object) = self.waiting.swap_remove(at);
+            self.next += 1;
+            if self.failed.is_none() {
+                self.failed = output::json(&object).err();
+            }
+        }
+    }
+}
+
+fn outcome_json(outcome: &Outcome, load_s: f64) -> serde_json::Map<String, Value> {
+    let mut report = serde_json::to_value(&outcome.report).unwrap_or_default();
+    if load_s > 0.0 {
+        report["timings"]["load_s"] = load_s.into();
+    }
+    let mut object = serde_json::Map::new();
+    object.insert("text".into(), outcome.text.clone().into());
+    object.insert("ids".into(), outcome.ids.clone().into());
+    object.insert("finish".into(), report["finish"].clone());
+    object.insert("report".into(), report);
+    object
+}
+
+/// Interrupted if any answer was.
+fn finish(outcomes: &[Outcome]) -> Result<()> {
+    match outcomes.iter().any(|o| o.report.finish == Finish::Cancelled) {
+        true => Err(Interrupted.into()),
+        false => Ok(()),
+    }
+}
+
+fn read_rows(path: &std::path::Path) -> Result<Vec<Row>> {
+    let text = match path.as_os_str() == "-" {
+        true => args::read_stdin()?,
+        false => args::read_text(path)?,
+    };
+    let rows = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    let rows: Vec<Row> = rows
+        .map(|(i, line)| {
+            serde_json::from_str(line)
+                .map_err(|e| BadInput(format!("{}:{}: {e}", path.display(), i + 1)).into())
+        })
+        .collect::<Result<_>>()?;
+    match rows.is_empty() {
+        true => Err(BadUsage(format!("{}: no rows", path.display())).into()),
+        false => Ok(rows),
+    }
+}
