@@ -1,9 +1,11 @@
 //! The merge loop that both tokenizers share: among neighbouring symbols that may join, the pair of the best
 //! rank joins first, the leftmost of equals.
 //!
-//! Words of up to [`SHORT`] symbols scan an array, which costs less than a heap there; longer ones take a
-//! heap, so the time is at most `n log n` joins. `tests` compares both with the definition.
+//! Words of up to [`SHORT`] symbols scan an array, which costs less than a queue there; longer ones take a
+//! queue by rank and place, so the time is at most `n log n` joins, and near `n` for runs of one character.
+//! `tests` compares both with the definition.
 
+use hashbrown::HashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Range;
@@ -108,33 +110,109 @@ struct Node {
     piece: u32,
 }
 
-/// Ordered by rank, then place.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
+/// A pair that may join, by place.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Candidate {
-    rank: u32,
     left: u32,
     /// Length of the pair in bytes: another one says that a side has changed since.
     size: u32,
     piece: u32,
 }
 
+/// The candidates of one rank.
+#[derive(Default)]
+struct Level {
+    /// Those found before the level was opened; sorted then.
+    early: Vec<Candidate>,
+    /// How many of `early` are done.
+    done: usize,
+    /// Those found since.
+    late: BinaryHeap<Reverse<Candidate>>,
+    open: bool,
+}
+
+impl Level {
+    /// The leftmost candidate.
+    fn pop(&mut self) -> Option<Candidate> {
+        if !self.open {
+            self.open = true;
+            self.early.sort_unstable(); // mostly sorted: levels are found from left to right
+        }
+        let early = self.early.get(self.done);
+        let late = self.late.peek().map(|l| &l.0);
+        match (early, late) {
+            (Some(e), Some(l)) if l < e => self.late.pop().map(|l| l.0),
+            (Some(e), _) => {
+                self.done += 1;
+                Some(*e)
+            }
+            (None, _) => self.late.pop().map(|l| l.0),
+        }
+    }
+
+    fn close(&mut self) {
+        self.early.clear();
+        self.done = 0;
+        self.open = false;
+    }
+}
+
+/// A priority queue that exploits how merging goes: few ranks at a time, each from left to right.
+#[derive(Default)]
+struct Queue {
+    levels: Vec<Level>,
+    by_rank: HashMap<u32, u32>,
+    /// Levels that hold candidates, best rank first.
+    ranks: BinaryHeap<Reverse<(u32, u32)>>,
+}
+
+impl Queue {
+    fn push(&mut self, rank: u32, candidate: Candidate) {
+        let i = *self.by_rank.entry(rank).or_insert(self.levels.len() as u32);
+        if i as usize == self.levels.len() {
+            self.levels.push(Level::default());
+        }
+        let Some(level) = self.levels.get_mut(i as usize) else { return };
+        if level.open {
+            level.late.push(Reverse(candidate));
+            return; // an open level is queued
+        }
+        if level.early.is_empty() {
+            self.ranks.push(Reverse((rank, i)));
+        }
+        level.early.push(candidate);
+    }
+
+    fn pop(&mut self) -> Option<Candidate> {
+        loop {
+            let Reverse((_, i)) = *self.ranks.peek()?;
+            let level = self.levels.get_mut(i as usize)?;
+            if let Some(candidate) = level.pop() {
+                return Some(candidate);
+            }
+            level.close();
+            self.ranks.pop();
+        }
+    }
+}
+
 struct Long<'a, M> {
     merges: &'a M,
     word: &'a [u8],
     nodes: Vec<Node>,
-    heap: BinaryHeap<Reverse<Candidate>>,
+    queue: Queue,
 }
 
 const NONE: u32 = u32::MAX;
 
 fn long(merges: &impl Merges, word: &[u8], sink: &mut impl FnMut(u32, Range<usize>)) {
     let nodes = nodes(merges, word);
-    let mut state = Long { merges, word, nodes, heap: BinaryHeap::new() };
-    let first: Vec<_> =
-        (0..state.nodes.len()).filter_map(|i| state.candidate(i as u32)).map(Reverse).collect();
-    state.heap = first.into();
-    while let Some(Reverse(best)) = state.heap.pop() {
-        state.apply(&best);
+    let mut state = Long { merges, word, nodes, queue: Queue::default() };
+    for left in 0..state.nodes.len() {
+        state.consider(left as u32);
+    }
+    while let Some(best) = state.queue.pop() {
+        state.apply(best);
     }
     for n in state.nodes.iter().filter(|n| n.start < n.end) {
         sink(n.piece, n.start as usize..n.end as usize);
@@ -142,18 +220,13 @@ fn long(merges: &impl Merges, word: &[u8], sink: &mut impl FnMut(u32, Range<usiz
 }
 
 fn nodes(merges: &impl Merges, word: &[u8]) -> Vec<Node> {
-    let mut nodes = Vec::new();
+    let mut nodes = Vec::with_capacity(word.len());
     let mut at = 0;
     while at < word.len() {
         let (piece, len) = merges.atom(&word[at..]);
         let i = nodes.len() as u32; // words are limited to 4 GiB
-        nodes.push(Node {
-            start: at as u32,
-            end: (at + len) as u32,
-            prev: i.wrapping_sub(1),
-            next: i + 1,
-            piece,
-        });
+        let (start, end) = (at as u32, (at + len) as u32);
+        nodes.push(Node { start, end, prev: i.wrapping_sub(1), next: i + 1, piece });
         at += len;
     }
     if let Some(last) = nodes.last_mut() {
@@ -163,16 +236,19 @@ fn nodes(merges: &impl Merges, word: &[u8]) -> Vec<Node> {
 }
 
 impl<M: Merges> Long<'_, M> {
-    /// The join of node `left` with what follows it.
-    fn candidate(&self, left: u32) -> Option<Candidate> {
-        let l = self.nodes.get(left as usize)?;
-        let r = self.nodes.get(l.next as usize)?;
-        let join = self.merges.join(&self.word[l.start as usize..r.end as usize], l.piece, r.piece)?;
-        Some(Candidate { rank: join.rank, left, size: r.end - l.start, piece: join.piece })
+    /// Queues the join of node `left` with what follows it, if there is one.
+    fn consider(&mut self, left: u32) {
+        let Some(l) = self.nodes.get(left as usize) else { return };
+        let Some(r) = self.nodes.get(l.next as usize) else { return };
+        let text = &self.word[l.start as usize..r.end as usize];
+        if let Some(join) = self.merges.join(text, l.piece, r.piece) {
+            let candidate = Candidate { left, size: r.end - l.start, piece: join.piece };
+            self.queue.push(join.rank, candidate);
+        }
     }
 
     /// Joins the pair of `best` if it is still there.
-    fn apply(&mut self, best: &Candidate) {
+    fn apply(&mut self, best: Candidate) {
         let Some(&Node { start, end, next, .. }) = self.nodes.get(best.left as usize) else { return };
         let Some(right) = self.nodes.get_mut(next as usize) else { return };
         if start == end || right.end - start != best.size {
@@ -186,8 +262,8 @@ impl<M: Merges> Long<'_, M> {
         let left = &mut self.nodes[best.left as usize]; // looked up above
         (left.end, left.next, left.piece) = (new_end, new_next, best.piece);
         let prev = left.prev;
-        let both = [self.candidate(prev), self.candidate(best.left)];
-        self.heap.extend(both.into_iter().flatten().map(Reverse));
+        self.consider(prev);
+        self.consider(best.left);
     }
 }
 
