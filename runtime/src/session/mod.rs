@@ -26,7 +26,7 @@ use std::time::Instant;
 pub const MAX_PARALLEL: usize = 64;
 
 /// When to end, and what to show.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Limits {
     /// Most tokens to produce; `None`: until the context is full.
     pub max_tokens: Option<usize>,
@@ -36,12 +36,6 @@ pub struct Limits {
     pub ignore_eos: bool,
     /// Show control tokens as their text.
     pub show_special: bool,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { max_tokens: None, stop: Vec::new(), ignore_eos: false, show_special: false }
-    }
 }
 
 /// One generation to run: what its branch holds already, what to feed, how to sample, when to end.
@@ -165,10 +159,8 @@ fn step<L: NextLogits>(
     let share = running.iter().filter(|s| !s.is_done()).count().max(1) as f64;
     let forward_s = started.elapsed().as_secs_f64() / share;
     let evals = lm.n_evals() - evals_before;
-    let mut row = 0;
-    for slot in running.iter_mut().filter(|s| !s.is_done()) {
+    for (row, slot) in running.iter_mut().filter(|s| !s.is_done()).enumerate() {
         slot.take_step(lm.row(row), forward_s, evals, setting, sink)?;
-        row += 1;
     }
     Ok(())
 }

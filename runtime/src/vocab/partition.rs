@@ -467,6 +467,7 @@ mod tests {
             let (pieces, specials) = specials(&tokens, &swallowing);
             let borders: Vec<usize> = borders.into_iter().filter(|b| text.is_char_boundary(*b)).collect();
             let trusted: Vec<_> = borders.chunks_exact(2).map(|b| b[0]..b[1]).collect();
+            #[expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
             for trusted in [&[][..], &[0..text.len()][..], &trusted] {
                 let found = specials.cut(&pieces, &text, trusted).unwrap();
                 prop_assert_eq!(found, naive(&pieces, &swallowing, &text, trusted), "{:?} {:?}", tokens, text);
