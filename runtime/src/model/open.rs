@@ -39,8 +39,8 @@ impl Model {
     /// # Errors  `BadFile`, `Unsupported`.
     pub fn from_gguf(file: GgufFile, _options: &ModelOptions) -> Result<Arc<Self>> {
         let spec = arch::build(&file, 0)?;
-        let long = arch::build(&file, usize::MAX)?;
-        let long = differs(&spec, &long).then(|| Arc::new(long));
+        let has_long = file.tensor(arch::LONG_FACTORS).is_some();
+        let long = has_long.then(|| arch::build(&file, usize::MAX).map(Arc::new)).transpose()?;
         let vocab = Vocab::from_gguf(&file)?;
         if vocab.len() > spec.n_vocab {
             let message =
@@ -87,13 +87,4 @@ impl Model {
     pub fn template(&self) -> Result<Option<&str>> {
         self.file.metadata().str("tokenizer.chat_template")
     }
-}
-
-/// Whether the two differ in their rotary factors, the only part that depends on the context's length.
-fn differs(a: &ModelSpec, b: &ModelSpec) -> bool {
-    let factors = |spec: &ModelSpec| {
-        let rope = spec.layers.iter().find_map(|l| l.attn.rope.clone());
-        rope.and_then(|r| r.freq_factors).map(|t| t.name)
-    };
-    factors(a) != factors(b)
 }

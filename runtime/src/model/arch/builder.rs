@@ -4,8 +4,8 @@ use super::hparams::{Hparams, Keys, layer_numbers, unsupported};
 use super::rope::{RopeParams, Yarn};
 use super::tensors::{Role, Tensors};
 use super::{
-    Act, ArchEntry, ExpertWidth, Facts, FfnKind, FfnNorm, Freqs, Head, LayerFacts, MoeRule, Need, QkNorm,
-    ResidualRule, Scales, Shared,
+    Act, ArchEntry, ExpertWidth, Facts, FfnKind, FfnNorm, Freqs, Head, LONG_FACTORS, LayerFacts, MoeRule,
+    Need, QkNorm, ResidualRule, Scales, Shared,
 };
 use crate::error::Result;
 use crate::gguf::{GgufFile, Tensor};
@@ -251,7 +251,7 @@ impl<'a> Builder<'a> {
         let name = match (self.entry.freqs, r.long_short) {
             (Freqs::None, _) => return Ok(None),
             (_, false) => "rope_freqs.weight",
-            (_, true) if self.n_ctx > r.n_ctx_orig => "rope_factors_long.weight",
+            (_, true) if self.n_ctx > r.n_ctx_orig => LONG_FACTORS,
             (_, true) => "rope_factors_short.weight",
         };
         self.tensors.freq_factors(name, r.n_rot / 2)

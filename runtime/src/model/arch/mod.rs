@@ -265,6 +265,9 @@ struct Scales {
     temperature: f32,
 }
 
+/// Tensor of rotary factors for long contexts; without it a spec is the same for all lengths.
+pub(super) const LONG_FACTORS: &str = "rope_factors_long.weight";
+
 /// Builds the spec of the model in `file`, for contexts of `n_ctx` tokens.
 /// # Errors  `BadFile` naming key or tensor; `Unsupported` for an architecture without an entry.
 pub(super) fn build(file: &GgufFile, n_ctx: usize) -> Result<ModelSpec> {
