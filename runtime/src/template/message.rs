@@ -29,6 +29,16 @@ pub struct Message {
     fields: Map<String, Json>,
 }
 
+impl From<Json> for Message {
+    /// A value that is no object is a message without a role, which no template takes.
+    fn from(json: Json) -> Self {
+        match json {
+            Json::Object(fields) => Self { fields },
+            _ => Self::default(),
+        }
+    }
+}
+
 impl Message {
     /// A message of text.
     pub fn new(role: &str, content: &str) -> Self {

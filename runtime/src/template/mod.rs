@@ -37,6 +37,7 @@ pub use message::Message;
 pub use prompt::{Piece, Prompt};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::gguf::GgufFile;
 use budget::{Budget, Run};
 use parser::Parsed;
 use std::sync::Arc;
@@ -95,6 +96,25 @@ impl ChatTemplate {
         }
         let parsed = parser::parse(source).map_err(to_error)?;
         Ok(Self { source: source.into(), parsed: Arc::new(parsed), bos: bos.into(), eos: eos.into() })
+    }
+
+    /// The template in a model file, or `given` instead of it, with the file's begin and end tokens.
+    /// # Errors  `Template` if there is none, saying what to do, or if it does not parse; `BadFile` if the file's
+    /// entries are of the wrong kind.
+    pub fn for_model(file: &GgufFile, given: Option<&str>) -> Result<Self> {
+        let metadata = file.metadata();
+        let token = |key: &str| -> Result<String> {
+            let id = metadata.u32(key)?;
+            let texts = metadata.str_array("tokenizer.ggml.tokens")?;
+            let text = id.zip(texts).and_then(|(id, texts)| texts.iter().nth(id as usize));
+            Ok(String::from_utf8_lossy(text.unwrap_or_default()).into_owned())
+        };
+        let source = match given {
+            Some(source) => Some(source),
+            None => metadata.str("tokenizer.chat_template")?,
+        };
+        let [bos, eos] = [token("tokenizer.ggml.bos_token_id")?, token("tokenizer.ggml.eos_token_id")?];
+        detect_default(source, &bos, &eos)
     }
 
     /// The template's source.

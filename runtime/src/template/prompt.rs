@@ -14,10 +14,15 @@ pub enum Piece {
 
 impl Piece {
     /// The text, whoever wrote it.
-    pub fn as_str(&self) -> &str {
+    pub fn text(&self) -> &str {
         match self {
             Self::Control(text) | Self::Text(text) => text,
         }
+    }
+
+    /// Whether control tokens in it are meant.
+    pub fn is_control(&self) -> bool {
+        matches!(self, Self::Control(_))
     }
 }
 
@@ -76,16 +81,15 @@ impl Prompt {
 
     /// The whole text.
     pub fn text(&self) -> String {
-        self.pieces.iter().map(Piece::as_str).collect()
+        self.pieces.iter().map(Piece::text).collect()
     }
 
     /// The tokens. Words go on across pieces; control tokens come from control pieces alone. The model's begin
     /// token is put first if the model wants one and the template did not write it.
     /// # Errors  As [`Vocab::tokenize_parts`].
     pub fn tokenize(&self, vocab: &Vocab) -> Result<Tokens> {
-        let part = |p: &'_ Piece| matches!(p, Piece::Control(_));
         let parts: Vec<_> =
-            self.pieces.iter().map(|p| Part { text: p.as_str(), parse_special: part(p) }).collect();
+            self.pieces.iter().map(|p| Part { text: p.text(), parse_special: p.is_control() }).collect();
         let mut tokens = vocab.tokenize_parts(&parts, false)?;
         if let Some(bos) = vocab.bos().filter(|bos| vocab.adds_bos() && tokens.ids.first() != Some(bos)) {
             tokens.ids.insert(0, bos);
