@@ -45,6 +45,20 @@ pub struct Removed {
     pub bytes: u64,
 }
 
+/// Takes the lock unless somebody keeps it: a process that is just being started holds a copy of every open
+/// file for an instant, so one refusal means nothing.
+fn lock_soon(lock: &File) -> bool {
+    for attempt in 0..20 {
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(std::time::Duration::from_millis(5 * (attempt + 1)));
+            }
+            _ => return true,
+        }
+    }
+    false
+}
+
 impl Store {
     /// The cache of this user, as the environment says. Creates nothing.
     /// # Errors  `Io` if no variable tells where it should be.
@@ -99,7 +113,7 @@ impl Store {
             return Err(Error::new(ErrorKind::Io, format!("{} is not in the cache", entry.name)));
         };
         let lock = self.lock_file(entry)?;
-        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+        if !lock_soon(&lock) {
             return Err(Error::new(ErrorKind::Io, format!("{} is being fetched right now", entry.name)));
         }
         fs::remove_file(&path).map_err(|e| io("remove", &path, e))?;

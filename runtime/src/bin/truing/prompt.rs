@@ -30,7 +30,7 @@ pub fn chat_tokens(
     match parse_special {
         false => prompt_tokens(model, &prompt),
         true => {
-            let text: String = prompt.pieces().iter().map(Piece::as_str).collect();
+            let text: String = prompt.pieces().iter().map(Piece::text).collect();
             prompt_tokens(model, &Prompt::with_control(&text))
         }
     }
