@@ -14,6 +14,7 @@ pub mod model;
 pub mod models;
 #[cfg(any(test, feature = "oracles"))]
 pub mod oracles;
+pub mod native;
 pub mod sampling;
 pub mod session;
 pub mod template;

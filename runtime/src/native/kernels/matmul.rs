@@ -1,0 +1,420 @@
+//! Matrix products over groups of 16 output rows.
+//!
+//! One function does all: for 16 neighbouring rows of the matrix and any number of activation rows it fills
+//! a tile `[n][16]`. A single row is computed straight from the packed weights (decoding is bound by memory,
+//! so they are read once and nothing is written); for more rows the group is unpacked once into a panel in
+//! the cache, which all rows then share.
+//!
+//! **The order of operations is part of the contract.** For quantised types, output `o` of activation row
+//! `r` is, over blocks `b` of 32 values in order,
+//! `acc = fma(t, scale_r[b], acc)` with `t = Σ q·a` (exact, integer) `· scale_o[b]`
+//! (two halves: `t = fma(i₁, scale₁, i₀·scale₀)`), then with minima `acc = fma(min_o[b], sum_r[b], acc)`
+//! (for each half). For float types `acc = fma(w[k], x[k], acc)` over `k` in order. Nothing depends on how
+//! many rows there are or where they stand, so neither do the bits.
+
+use super::acts::{BLOCK, at};
+use super::format::{Block, Format, Shape};
+use super::simd::{Op, Simd, array};
+use std::marker::PhantomData;
+
+/// Output rows of a group: the lanes of a vector.
+pub const GROUP: usize = 16;
+
+/// Activation rows of a product: records or float rows, `stride` bytes apart.
+#[derive(Clone, Copy, Debug)]
+pub struct Rows<'a> {
+    data: &'a [u8],
+    stride: usize,
+    index: Option<&'a [u32]>,
+    n: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// The first `n` rows in `data`. Panics if they are not there.
+    pub fn new(data: &'a [u8], stride: usize, n: usize) -> Self {
+        assert!(n.checked_mul(stride).is_some_and(|bytes| bytes <= data.len()));
+        Self { data, stride, index: None, n }
+    }
+
+    /// Rows of f32 values, `[n][width]`.
+    pub fn floats(data: &'a [f32], width: usize, n: usize) -> Self {
+        // SAFETY: any four bytes of an f32 are four bytes.
+        let bytes = unsafe { std::slice::from_raw_parts(data.as_ptr().cast(), size_of_val(data)) };
+        Self::new(bytes, width * size_of::<f32>(), n)
+    }
+
+    /// Only the rows named by `index`, in its order. Panics if one is not there.
+    pub fn pick(self, index: &'a [u32]) -> Self {
+        assert!(self.index.is_none() && index.iter().all(|&i| (i as usize) < self.n));
+        Self { index: Some(index), n: index.len(), ..self }
+    }
+
+    /// Rows `from..from + n`. Panics if they are not there.
+    pub fn range(self, from: usize, n: usize) -> Self {
+        assert!(from.checked_add(n).is_some_and(|end| end <= self.n));
+        match self.index {
+            Some(index) => Self { index: Some(&index[from..from + n]), n, ..self },
+            None => Self { data: &self.data[from * self.stride..], n, ..self },
+        }
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.n
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.n == 0
+    }
+
+    #[inline(always)]
+    pub(super) fn ptr(&self, i: usize) -> *const u8 {
+        let row = self.index.map_or(i, |index| index[i] as usize);
+        self.data[row * self.stride..].as_ptr()
+    }
+
+    #[inline(always)]
+    pub(super) fn ptrs<const T: usize>(&self, from: usize) -> [*const u8; T] {
+        std::array::from_fn(|t| self.ptr(from + t))
+    }
+}
+
+/// 16 rows of a matrix against some activation rows.
+pub struct Group<'a> {
+    /// The 16 rows of weights, `row_bytes` apart.
+    pub weights: &'a [u8],
+    /// Bytes of a row.
+    pub row_bytes: usize,
+    /// Values of a row.
+    pub n_in: usize,
+    /// The activations.
+    pub rows: Rows<'a>,
+    /// The result, `[rows.len()][16]`.
+    pub tile: &'a mut [f32],
+    /// Room for the unpacked group: `panel_bytes(n_in)`.
+    pub panel: &'a mut [u8],
+}
+
+impl Group<'_> {
+    pub(super) fn check(&self, row_bytes: usize, activation_bytes: usize) {
+        assert!(self.row_bytes == row_bytes && self.weights.len() >= GROUP * row_bytes);
+        assert!(self.rows.stride >= activation_bytes && self.tile.len() >= self.rows.len() * GROUP);
+        assert!(self.panel.len() >= panel_bytes(self.n_in));
+    }
+
+    /// The number of blocks in a row.
+    fn check_format<F: Format>(&self) -> usize {
+        let n_blocks = self.n_in / BLOCK;
+        assert!(self.n_in.is_multiple_of(BLOCK * F::BLOCKS));
+        self.check(n_blocks / F::BLOCKS * F::BYTES, n_blocks * (BLOCK + at::SIZE));
+        n_blocks
+    }
+}
+
+/// Bytes of the largest panel of a group with `n_in` values a row.
+pub const fn panel_bytes(n_in: usize) -> usize {
+    n_in.next_multiple_of(BLOCK) / BLOCK * (32 * GROUP + 4 * 64 + BLOCK * 64)
+}
+
+/// [`Group`] of one activation row for a quantised type: straight from the packed weights.
+pub struct Straight<'a, F>(pub Group<'a>, pub PhantomData<F>);
+
+impl<F: Format> Op for Straight<'_, F> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let g = self.0;
+        let n_blocks = g.check_format::<F>();
+        assert!(g.rows.len() == 1);
+        // SAFETY: the checks have shown that weights, activations and tile hold what is read and written.
+        unsafe {
+            let acc = straight::<S, F>(s, g.weights.as_ptr(), g.row_bytes, n_blocks, g.rows.ptr(0));
+            s.store(g.tile.as_mut_ptr(), acc);
+        }
+    }
+}
+
+/// Unpacks a [`Group`] of a quantised type into its panel.
+pub struct Unpack<'a, 'b, F>(pub &'a mut Group<'b>, pub PhantomData<F>);
+
+impl<F: Format> Op for Unpack<'_, '_, F> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let n_blocks = self.0.check_format::<F>();
+        let g = self.0;
+        // SAFETY: the checks have shown that weights and panel hold what is read and written.
+        unsafe { unpack::<S, F>(s, g.weights.as_ptr(), g.row_bytes, n_blocks, g.panel.as_mut_ptr()) };
+    }
+}
+
+/// The tile of a [`Group`] from its panel, which must have been unpacked from a format of this shape.
+pub struct FromPanel<'a, Sh> {
+    /// The group.
+    pub group: Group<'a>,
+    /// The format's [`Format::SHIFT`].
+    pub shift: u32,
+    /// The format's shape.
+    pub shape: PhantomData<Sh>,
+}
+
+impl<Sh: Shape> Op for FromPanel<'_, Sh> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let g = self.group;
+        let n_blocks = g.n_in / BLOCK;
+        g.check(g.row_bytes, n_blocks * (BLOCK + at::SIZE));
+        // SAFETY: the check has shown that panel, activations and tile hold what is read and written.
+        unsafe { tiles::<S, Sh>(s, self.shift, g.panel.as_ptr(), n_blocks, &g.rows, g.tile.as_mut_ptr()) };
+    }
+}
+
+/// Calls `$body` with `$j` each of the blocks of a storage block, unrolled.
+macro_rules! each_block {
+    ($format:ident, |$j:ident| $body:expr) => {{
+        macro_rules! at {
+            ($value:literal) => {{
+                const $j: usize = $value;
+                $body
+            }};
+        }
+        at!(0);
+        if $format::BLOCKS == 8 {
+            at!(1);
+            at!(2);
+            at!(3);
+            at!(4);
+            at!(5);
+            at!(6);
+            at!(7);
+        }
+    }};
+}
+
+/// One activation row, straight from the packed weights.
+#[inline(always)]
+unsafe fn straight<S: Simd, F: Format>(
+    s: S,
+    weights: *const u8,
+    row_bytes: usize,
+    n_blocks: usize,
+    record: *const u8,
+) -> S::F {
+    let mut acc = s.splat(0.0);
+    let meta = record.wrapping_add(n_blocks * BLOCK);
+    for unit in 0..n_blocks / F::BLOCKS {
+        // SAFETY: `unit` is within the row and the record.
+        unsafe {
+            let p = weights.add(unit * F::BYTES);
+            each_block!(F, |J| {
+                let b = unit * F::BLOCKS + J;
+                let block = F::block::<S, J>(s, p, row_bytes);
+                let (q, meta) = (record.add(b * BLOCK), meta.add(b * at::SIZE));
+                acc = block_dot::<S, F::Shape, true>(s, F::SHIFT, &block, q, meta, acc);
+            });
+        }
+    }
+    acc
+}
+
+/// Bytes of one unpacked block in a panel.
+const fn panel_block<Sh: Shape>() -> usize {
+    let vectors = if Sh::HALVES { 2 } else { 1 };
+    32 * GROUP + 64 * vectors * if Sh::MINS { 2 } else { 1 }
+}
+
+/// Unpacks a group into a panel: for each block `q`, scales, minima.
+#[inline(always)]
+unsafe fn unpack<S: Simd, F: Format>(
+    s: S,
+    weights: *const u8,
+    row_bytes: usize,
+    n_blocks: usize,
+    panel: *mut u8,
+) {
+    for unit in 0..n_blocks / F::BLOCKS {
+        // SAFETY: `unit` is within the row, the panel has room for `n_blocks` blocks.
+        unsafe {
+            let p = weights.add(unit * F::BYTES);
+            each_block!(F, |J| {
+                let block = F::block::<S, J>(s, p, row_bytes);
+                store_block::<S, F::Shape>(
+                    s,
+                    panel.add((unit * F::BLOCKS + J) * panel_block::<F::Shape>()),
+                    &block,
+                );
+            });
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn store_block<S: Simd, Sh: Shape>(s: S, out: *mut u8, block: &Block<S>) {
+    let halves = if Sh::HALVES { 2 } else { 1 };
+    // SAFETY: the caller vouches for a panel block.
+    unsafe {
+        for (i, q) in block.q.iter().enumerate() {
+            s.store_i(out.add(64 * i), *q);
+        }
+        for i in 0..halves {
+            s.store(out.add(512 + 64 * i).cast(), block.scale[i]);
+            if Sh::MINS {
+                s.store(out.add(512 + 64 * (halves + i)).cast(), block.min[i]);
+            }
+        }
+    }
+}
+
+/// All activation rows against a panel, in tiles of as many rows as the registers hold.
+#[inline(always)]
+unsafe fn tiles<S: Simd, Sh: Shape>(
+    s: S,
+    shift: u32,
+    panel: *const u8,
+    n_blocks: usize,
+    rows: &Rows<'_>,
+    out: *mut f32,
+) {
+    let mut i = 0;
+    // SAFETY: `i + T` is at most the number of rows, so records and tile are there.
+    unsafe {
+        macro_rules! step {
+            ($t:literal) => {{
+                tile::<S, Sh, $t>(s, shift, panel, n_blocks, rows.ptrs(i), out.add(i * GROUP));
+                i += $t;
+            }};
+        }
+        while S::TILE >= 16 && rows.len() - i >= 16 {
+            step!(16);
+        }
+        while S::TILE >= 8 && rows.len() - i >= 8 {
+            step!(8);
+        }
+        while rows.len() - i >= 4 {
+            step!(4);
+        }
+        while rows.len() - i >= 2 {
+            step!(2);
+        }
+        if rows.len() - i == 1 {
+            step!(1);
+        }
+        debug_assert!(i == rows.len());
+    }
+}
+
+#[inline(always)]
+unsafe fn tile<S: Simd, Sh: Shape, const T: usize>(
+    s: S,
+    shift: u32,
+    panel: *const u8,
+    n_blocks: usize,
+    records: [*const u8; T],
+    out: *mut f32,
+) {
+    let mut acc = [s.splat(0.0); T];
+    for b in 0..n_blocks {
+        // SAFETY: block `b` is within the panel and the records.
+        unsafe {
+            let block = load_block::<S, Sh>(s, panel.add(b * panel_block::<Sh>()));
+            for t in 0..T {
+                let q = records[t].add(b * BLOCK);
+                let meta = records[t].add(n_blocks * BLOCK + b * at::SIZE);
+                acc[t] = block_dot::<S, Sh, false>(s, shift, &block, q, meta, acc[t]);
+            }
+        }
+    }
+    for (t, acc) in acc.iter().enumerate() {
+        // SAFETY: the caller vouches for T rows of the tile.
+        unsafe { s.store(out.add(t * GROUP), *acc) };
+    }
+}
+
+#[inline(always)]
+unsafe fn load_block<S: Simd, Sh: Shape>(s: S, p: *const u8) -> Block<S> {
+    // SAFETY: the caller vouches for a panel block.
+    unsafe {
+        let q = array!(8, |I| s.load_i(p.add(64 * I)));
+        let halves = if Sh::HALVES { 2 } else { 1 };
+        let scale = array!(2, |I| s.load(p.add(512 + 64 * (I % halves)).cast()));
+        let min = array!(2, |I| if Sh::MINS {
+            s.load(p.add(512 + 64 * (halves + I % halves)).cast())
+        } else {
+            s.splat(0.0)
+        });
+        Block { q, scale, min }
+    }
+}
+
+/// The f32 at `p`, in all lanes.
+#[inline(always)]
+unsafe fn splat_f32<S: Simd>(s: S, p: *const u8) -> S::F {
+    // SAFETY: the caller vouches for four bytes.
+    unsafe { s.splat(p.cast::<f32>().read_unaligned()) }
+}
+
+/// What the integer sum starts from: `−2^shift · Σ a` takes back what was added to the weights.
+#[inline(always)]
+unsafe fn start<S: Simd, Sh: Shape>(s: S, shift: u32, neg: *const u8) -> S::I {
+    if Sh::MINS || (Sh::WIDE && !S::WIDE_UNSIGNED) {
+        return s.splat_i(0);
+    }
+    // SAFETY: the caller vouches for four bytes.
+    s.shl(unsafe { s.splat_at(neg) }, shift)
+}
+
+/// `sum` plus the products of half a block, four dwords from `w` and `a` on.
+#[inline(always)]
+unsafe fn half_dot<S: Simd, Sh: Shape>(s: S, mut sum: S::I, w: &[S::I], a: *const u8) -> S::I {
+    for (i, w) in w.iter().enumerate() {
+        // SAFETY: the caller vouches for four bytes for each dword.
+        let a = unsafe { s.splat_at(a.add(4 * i)) };
+        sum = if Sh::WIDE { s.dot4_wide(sum, *w, a) } else { s.dot4(sum, *w, a) };
+    }
+    sum
+}
+
+/// The contract's step for one block: see the module's text. `SPLIT`: two shorter chains of integer sums,
+/// for when nothing else runs beside them.
+#[inline(always)]
+unsafe fn block_dot<S: Simd, Sh: Shape, const SPLIT: bool>(
+    s: S,
+    shift: u32,
+    block: &Block<S>,
+    q: *const u8,
+    meta: *const u8,
+    acc: S::F,
+) -> S::F {
+    let (low, high) = block.q.split_at(4);
+    // SAFETY: the caller vouches for 32 bytes at `q` and a Meta at `meta`.
+    unsafe {
+        let t = if Sh::HALVES {
+            let i0 = half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG_HALF)), low, q);
+            let i1 =
+                half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG_HALF + 4)), high, q.add(16));
+            s.fma(s.to_f32(i1), block.scale[1], s.mul(s.to_f32(i0), block.scale[0]))
+        } else {
+            let sum = half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG)), low, q);
+            let sum = if SPLIT {
+                s.add_i(sum, half_dot::<S, Sh>(s, s.splat_i(0), high, q.add(16)))
+            } else {
+                half_dot::<S, Sh>(s, sum, high, q.add(16))
+            };
+            s.mul(s.to_f32(sum), block.scale[0])
+        };
+        let acc = s.fma(t, splat_f32(s, meta), acc);
+        if !Sh::MINS {
+            acc
+        } else if Sh::HALVES {
+            let acc = s.fma(block.min[0], splat_f32(s, meta.add(at::SUM_HALF)), acc);
+            s.fma(block.min[1], splat_f32(s, meta.add(at::SUM_HALF + 4)), acc)
+        } else {
+            s.fma(block.min[0], splat_f32(s, meta.add(at::SUM)), acc)
+        }
+    }
+}

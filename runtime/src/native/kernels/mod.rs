@@ -1,0 +1,130 @@
+//! Kernels of the native executor, chosen at run time for the processor's instruction set.
+//!
+//! Why: ggml reads packed weights anew for every activation row and sums across lanes after every block;
+//! here lanes are output rows, so nothing is summed across lanes and weights are unpacked once for all rows.
+//! Cost: a group of 16 rows is the smallest unit of work. It loses where a matrix has only a few rows (a
+//! router with eight experts uses half of each vector).
+//!
+//! `simd` is the machine, `format` and `float` are the stored types, `matmul` the products, `vector` and
+//! `attention` the rest; `scalar` is the naive twin that the tests compare with.
+
+mod acts;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod float;
+mod format;
+mod matmul;
+mod portable;
+pub(super) mod scalar;
+mod simd;
+#[cfg(test)]
+mod tests;
+
+use crate::gguf::GgmlType;
+use std::marker::PhantomData;
+
+pub use acts::{BLOCK, Quantize, record_bytes};
+pub use matmul::{GROUP, Group, Rows, panel_bytes};
+pub use simd::{Op, Simd};
+
+/// The instruction set kernels run on.
+#[derive(Clone, Copy, Debug)]
+pub struct Isa(Kind);
+
+#[derive(Clone, Copy, Debug)]
+enum Kind {
+    Portable(portable::Portable),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(avx512::Avx512),
+}
+
+impl Isa {
+    /// The best this processor has.
+    pub fn detect() -> Self {
+        Self::all().pop().unwrap_or(Self::portable())
+    }
+
+    /// Plain Rust.
+    pub fn portable() -> Self {
+        Self(Kind::Portable(portable::Portable))
+    }
+
+    /// All this processor has, the best last.
+    pub fn all() -> Vec<Self> {
+        let mut all = vec![Self::portable()];
+        #[cfg(target_arch = "x86_64")]
+        all.extend(avx512::Avx512::detect().map(|isa| Self(Kind::Avx512(isa))));
+        all
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self.0 {
+            Kind::Portable(_) => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(_) => "avx512",
+        }
+    }
+
+    /// Runs `op` compiled for this instruction set.
+    pub fn run<O: Op>(self, op: O) -> O::Out {
+        match self.0 {
+            Kind::Portable(s) => s.vectorize(op),
+            #[cfg(target_arch = "x86_64")]
+            Kind::Avx512(s) => s.vectorize(op),
+        }
+    }
+}
+
+/// The product of one weight type, and the activations it reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Kernel {
+    run: fn(Isa, Group<'_>),
+    /// Activations are records of [`Quantize`]; else they are f32 rows.
+    pub quantised: bool,
+}
+
+impl Kernel {
+    /// The kernel of a weight type; `None` if there is none here.
+    pub fn of(ty: GgmlType) -> Option<Self> {
+        use GgmlType as T;
+        let quantised = |run| Some(Self { run, quantised: true });
+        let float = |run| Some(Self { run, quantised: false });
+        match ty {
+            T::F32 => float(float_group::<float::F32>),
+            T::F16 => float(float_group::<float::F16>),
+            T::BF16 => float(float_group::<float::Bf16>),
+            T::Q4_0 => quantised(quantised_group::<format::Q4_0>),
+            T::Q4_1 => quantised(quantised_group::<format::Q4_1>),
+            T::Q5_0 => quantised(quantised_group::<format::Q5_0>),
+            T::Q5_1 => quantised(quantised_group::<format::Q5_1>),
+            T::Q8_0 => quantised(quantised_group::<format::Q8_0>),
+            T::Q2_K => quantised(quantised_group::<format::Q2K>),
+            T::Q3_K => quantised(quantised_group::<format::Q3K>),
+            T::Q4_K => quantised(quantised_group::<format::Q4K>),
+            T::Q5_K => quantised(quantised_group::<format::Q5K>),
+            T::Q6_K => quantised(quantised_group::<format::Q6K>),
+            T::IQ4_NL => quantised(quantised_group::<format::Iq4Nl>),
+            T::IQ4_XS => quantised(quantised_group::<format::Iq4Xs>),
+            T::MXFP4 => quantised(quantised_group::<format::Mxfp4>),
+            _ => None,
+        }
+    }
+
+    /// Fills the group's tile. Panics if its slices are shorter than they must be.
+    pub fn run(self, isa: Isa, group: Group<'_>) {
+        (self.run)(isa, group);
+    }
+}
+
+fn quantised_group<F: format::Format>(isa: Isa, mut group: Group<'_>) {
+    if group.rows.len() == 1 {
+        return isa.run(matmul::Straight::<F>(group, PhantomData));
+    }
+    isa.run(matmul::Unpack::<F>(&mut group, PhantomData));
+    isa.run(matmul::FromPanel::<F::Shape> { group, shift: F::SHIFT, shape: PhantomData });
+}
+
+fn float_group<W: float::Float>(isa: Isa, group: Group<'_>) {
+    isa.run(float::Floats::<W>(group, PhantomData));
+}
