@@ -12,9 +12,9 @@ pub mod grammar;
 pub mod kernels;
 pub mod model;
 pub mod models;
+pub mod native;
 #[cfg(any(test, feature = "oracles"))]
 pub mod oracles;
-pub mod native;
 pub mod sampling;
 pub mod session;
 pub mod template;

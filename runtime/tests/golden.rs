@@ -5,7 +5,6 @@
 //! The golden files give exact logits and llama.cpp's distance from them; bounds leave it room to spare and
 //! a real mistake none. `TRUING_GOLDEN` names a folder with the full files.
 
-#![cfg(feature = "ggml")]
 #![allow(clippy::panic, reason = "a failed test")]
 
 mod common;
@@ -37,7 +36,11 @@ const CLEAR: f64 = 0.8;
 /// Perplexity may be off by this share.
 const PERPLEXITY: f64 = 0.015;
 
-const KINDS: &[ExecutorKind] = &[ExecutorKind::Ggml];
+const KINDS: &[ExecutorKind] = &[
+    ExecutorKind::Native,
+    #[cfg(feature = "ggml")]
+    ExecutorKind::Ggml,
+];
 
 fn open(model: &str) -> std::sync::Arc<Model> {
     let name = if model == "gemma3" { "gemma3-270m" } else { model };

@@ -2,7 +2,10 @@
 
 use super::executor::{Executor, ExecutorOptions, KvType, PAGE_TOKENS};
 use super::open::Model;
+use super::spec::ModelSpec;
 use crate::error::{Error, ErrorKind, Result};
+use crate::native::NativeExecutor;
+use std::sync::Arc;
 
 /// How a context is made. Zeros stand for the defaults named.
 #[derive(Clone, Debug, Default)]
@@ -83,14 +86,28 @@ pub(super) fn make_executor(
     let spec = model.spec_for(n_ctx);
     let sizes = options.executor_options(n_ctx)?;
     match options.executor {
-        #[cfg(feature = "ggml")]
-        ExecutorKind::Ggml | ExecutorKind::Auto => {
-            let ggml = crate::backend::GgmlOptions { device: options.device.clone(), ..Default::default() };
-            Ok(Box::new(crate::backend::GgmlExecutor::new(spec, &sizes, &ggml)?))
-        }
-        kind => {
-            let message = format!("this build has no executor for {kind:?} ({}, {sizes:?})", spec.arch);
-            Err(Error::new(ErrorKind::Unsupported, message))
-        }
+        ExecutorKind::Native => native(spec, &sizes),
+        ExecutorKind::Ggml => ggml(spec, &sizes, options),
+        // ggml is the one that all reference data has been run through; native has to be asked for.
+        ExecutorKind::Auto => ggml(spec, &sizes, options).or_else(|e| native(spec, &sizes).map_err(|_| e)),
     }
+}
+
+fn native(spec: &Arc<ModelSpec>, sizes: &ExecutorOptions) -> Result<Box<dyn Executor>> {
+    Ok(Box::new(NativeExecutor::new(spec, sizes)?))
+}
+
+#[cfg(feature = "ggml")]
+fn ggml(
+    spec: &Arc<ModelSpec>,
+    sizes: &ExecutorOptions,
+    options: &ContextOptions,
+) -> Result<Box<dyn Executor>> {
+    let ggml = crate::backend::GgmlOptions { device: options.device.clone(), ..Default::default() };
+    Ok(Box::new(crate::backend::GgmlExecutor::new(spec, sizes, &ggml)?))
+}
+
+#[cfg(not(feature = "ggml"))]
+fn ggml(_: &Arc<ModelSpec>, _: &ExecutorOptions, _: &ContextOptions) -> Result<Box<dyn Executor>> {
+    Err(Error::new(ErrorKind::Unsupported, "expected the ggml executor, found a build without it"))
 }

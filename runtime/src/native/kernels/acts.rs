@@ -27,6 +27,15 @@ pub struct Meta {
     pad: u32,
 }
 
+impl Meta {
+    /// A record's bytes as a Meta. Panics if there are fewer than 32.
+    pub(super) fn read(bytes: &[u8]) -> Self {
+        assert!(bytes.len() >= at::SIZE);
+        // SAFETY: as many bytes as a Meta has, and any bytes are one.
+        unsafe { bytes.as_ptr().cast::<Self>().read_unaligned() }
+    }
+}
+
 /// Byte offsets of [`Meta`]'s fields, as the kernels use them.
 pub(super) mod at {
     use super::Meta;

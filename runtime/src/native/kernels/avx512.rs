@@ -56,6 +56,7 @@ impl Simd for Avx512 {
     type M = __mmask16;
     const WIDE_UNSIGNED: bool = true;
     const TILE: usize = 16;
+    const QUERIES: usize = 4;
 
     fn vectorize<O: Op>(self, op: O) -> O::Out {
         // SAFETY: `self` proves the features.
@@ -108,6 +109,12 @@ impl Simd for Avx512 {
         fn dot2(acc: __m512i, a: __m512i, b: __m512i) -> __m512i { _mm512_dpwssd_epi32(acc, a, b) }
         fn f16(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
 
+        fn largest(a: __m512) -> f32 {
+            let x = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
+            let x = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_max_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_max_ss(x, _mm_movehdup_ps(x)))
+        }
         fn sum(a: __m512) -> f32 {
             let x = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps::<1>(a));
             let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));

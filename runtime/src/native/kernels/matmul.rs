@@ -68,6 +68,12 @@ impl<'a> Rows<'a> {
         self.n == 0
     }
 
+    /// Row `i`, `stride` bytes.
+    pub(super) fn row(&self, i: usize) -> &'a [u8] {
+        let row = self.index.map_or(i, |index| index[i] as usize);
+        &self.data[row * self.stride..][..self.stride]
+    }
+
     #[inline(always)]
     pub(super) fn ptr(&self, i: usize) -> *const u8 {
         let row = self.index.map_or(i, |index| index[i] as usize);

@@ -9,6 +9,7 @@
 //! `attention` the rest; `scalar` is the naive twin that the tests compare with.
 
 mod acts;
+mod attention;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
@@ -19,13 +20,18 @@ pub(super) mod scalar;
 mod simd;
 #[cfg(test)]
 mod tests;
+mod vector;
 
 use crate::gguf::GgmlType;
 use std::marker::PhantomData;
 
 pub use acts::{BLOCK, Quantize, record_bytes};
+pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, StoreCell};
 pub use matmul::{GROUP, Group, Rows, panel_bytes};
 pub use simd::{Op, Simd};
+pub use vector::{
+    Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
+};
 
 /// The instruction set kernels run on.
 #[derive(Clone, Copy, Debug)]
@@ -33,45 +39,60 @@ pub struct Isa(Kind);
 
 #[derive(Clone, Copy, Debug)]
 enum Kind {
-    Portable(portable::Portable),
+    Portable,
+    Vector(Vector),
+}
+
+/// A vector instruction set this processor has.
+#[derive(Clone, Copy, Debug)]
+enum Vector {
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+}
+
+impl Vector {
+    /// All this processor has, the best last.
+    fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        #[cfg(target_arch = "x86_64")]
+        all.extend(avx512::Avx512::detect().map(Self::Avx512));
+        all
+    }
+
+    fn run<O: Op>(self, op: O) -> O::Out {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512(s) => s.vectorize(op),
+        }
+    }
 }
 
 impl Isa {
     /// The best this processor has.
     pub fn detect() -> Self {
-        Self::all().pop().unwrap_or(Self::portable())
-    }
-
-    /// Plain Rust.
-    pub fn portable() -> Self {
-        Self(Kind::Portable(portable::Portable))
+        Self(Vector::all().pop().map_or(Kind::Portable, Kind::Vector))
     }
 
     /// All this processor has, the best last.
     pub fn all() -> Vec<Self> {
-        let mut all = vec![Self::portable()];
-        #[cfg(target_arch = "x86_64")]
-        all.extend(avx512::Avx512::detect().map(|isa| Self(Kind::Avx512(isa))));
-        all
+        let vectors = Vector::all().into_iter().map(|v| Self(Kind::Vector(v)));
+        std::iter::once(Self(Kind::Portable)).chain(vectors).collect()
     }
 
     /// Its name.
     pub fn name(self) -> &'static str {
         match self.0 {
-            Kind::Portable(_) => "portable",
+            Kind::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(_) => "avx512",
+            Kind::Vector(Vector::Avx512(_)) => "avx512",
         }
     }
 
     /// Runs `op` compiled for this instruction set.
     pub fn run<O: Op>(self, op: O) -> O::Out {
         match self.0 {
-            Kind::Portable(s) => s.vectorize(op),
-            #[cfg(target_arch = "x86_64")]
-            Kind::Avx512(s) => s.vectorize(op),
+            Kind::Portable => portable::Portable.vectorize(op),
+            Kind::Vector(v) => v.run(op),
         }
     }
 }
@@ -79,7 +100,8 @@ impl Isa {
 /// The product of one weight type, and the activations it reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
-    run: fn(Isa, Group<'_>),
+    ty: GgmlType,
+    run: fn(Vector, Group<'_>),
     /// Activations are records of [`Quantize`]; else they are f32 rows.
     pub quantised: bool,
 }
@@ -88,8 +110,8 @@ impl Kernel {
     /// The kernel of a weight type; `None` if there is none here.
     pub fn of(ty: GgmlType) -> Option<Self> {
         use GgmlType as T;
-        let quantised = |run| Some(Self { run, quantised: true });
-        let float = |run| Some(Self { run, quantised: false });
+        let quantised = |run| Some(Self { ty, run, quantised: true });
+        let float = |run| Some(Self { ty, run, quantised: false });
         match ty {
             T::F32 => float(float_group::<float::F32>),
             T::F16 => float(float_group::<float::F16>),
@@ -113,18 +135,22 @@ impl Kernel {
 
     /// Fills the group's tile. Panics if its slices are shorter than they must be.
     pub fn run(self, isa: Isa, group: Group<'_>) {
-        (self.run)(isa, group);
+        match isa.0 {
+            // The products of all types take much code; plain Rust has the scalar twin alone.
+            Kind::Portable => scalar::group(self.ty, group),
+            Kind::Vector(v) => (self.run)(v, group),
+        }
     }
 }
 
-fn quantised_group<F: format::Format>(isa: Isa, mut group: Group<'_>) {
+fn quantised_group<F: format::Format>(v: Vector, mut group: Group<'_>) {
     if group.rows.len() == 1 {
-        return isa.run(matmul::Straight::<F>(group, PhantomData));
+        return v.run(matmul::Straight::<F>(group, PhantomData));
     }
-    isa.run(matmul::Unpack::<F>(&mut group, PhantomData));
-    isa.run(matmul::FromPanel::<F::Shape> { group, shift: F::SHIFT, shape: PhantomData });
+    v.run(matmul::Unpack::<F>(&mut group, PhantomData));
+    v.run(matmul::FromPanel::<F::Shape> { group, shift: F::SHIFT, shape: PhantomData });
 }
 
-fn float_group<W: float::Float>(isa: Isa, group: Group<'_>) {
-    isa.run(float::Floats::<W>(group, PhantomData));
+fn float_group<W: float::Float>(v: Vector, group: Group<'_>) {
+    v.run(float::Floats::<W>(group, PhantomData));
 }

@@ -1,7 +1,9 @@
-//! The naive twin: one value at a time, straight from the format's definition.
+//! The naive twin: one value at a time, straight from the format's definition. It defines what the vector
+//! kernels compute, dequantises embeddings, and serves processors that have none of the vector sets.
 
-use super::acts::BLOCK;
+use super::acts::{BLOCK, Meta, at};
 use super::format::{FP4_LEVELS, IQ4_LEVELS};
+use super::matmul::{GROUP, Group};
 use super::portable::f16_to_f32;
 use crate::gguf::GgmlType;
 
@@ -132,4 +134,60 @@ fn dequantize_blocks(ty: GgmlType, row: &[u8], out: &mut [f32]) -> bool {
         }
     }
     true
+}
+
+/// Scales belong to halves of a block; there are minima.
+fn shape(ty: GgmlType) -> (bool, bool) {
+    use GgmlType as T;
+    let halves = matches!(ty, T::Q2_K | T::Q3_K | T::Q6_K);
+    (halves, matches!(ty, T::Q4_1 | T::Q5_1 | T::Q2_K | T::Q4_K | T::Q5_K))
+}
+
+/// The product of a group by the contract of `matmul`, for any type with a kernel.
+pub fn group(ty: GgmlType, g: Group<'_>) {
+    let Group { weights, row_bytes, n_in, rows, tile, .. } = g;
+    tile[..rows.len() * GROUP].fill(0.0);
+    for (r, row) in weights.chunks_exact(row_bytes).enumerate().take(GROUP) {
+        for (t, out) in tile.chunks_exact_mut(GROUP).enumerate().take(rows.len()) {
+            let x = rows.row(t);
+            out[r] = match ty.block_values() {
+                1 => float_dot(ty, row, x),
+                _ => quantised_dot(ty, row, &x[..n_in], &x[n_in..]),
+            };
+        }
+    }
+}
+
+fn float_dot(ty: GgmlType, row: &[u8], x: &[u8]) -> f32 {
+    let pairs = row.chunks_exact(ty.block_bytes()).zip(x.chunks_exact(4));
+    pairs.fold(0.0, |acc, (w, x)| float_value(ty, w).mul_add(float_value(GgmlType::F32, x), acc))
+}
+
+fn quantised_dot(ty: GgmlType, row: &[u8], q: &[u8], metas: &[u8]) -> f32 {
+    let per_unit = ty.block_values() / BLOCK;
+    let mut acc = 0.0;
+    for (b, (q, meta)) in q.chunks_exact(BLOCK).zip(metas.chunks_exact(at::SIZE)).enumerate() {
+        let unit = &row[b / per_unit * ty.block_bytes()..][..ty.block_bytes()];
+        if let Some(w) = block(ty, unit, b % per_unit) {
+            acc = block_dot(shape(ty), &w, q, &Meta::read(meta), acc);
+        }
+    }
+    acc
+}
+
+fn block_dot((halves, mins): (bool, bool), w: &Block, q: &[u8], meta: &Meta, acc: f32) -> f32 {
+    let dot = |h: usize| {
+        let pairs = w.q[16 * h..].iter().zip(&q[16 * h..]).take(16);
+        pairs.map(|(w, a)| w * i32::from(*a as i8)).sum::<i32>()
+    };
+    let t = match halves {
+        true => (dot(1) as f32).mul_add(w.scale[1], dot(0) as f32 * w.scale[0]),
+        false => (dot(0) + dot(1)) as f32 * w.scale[0],
+    };
+    let acc = t.mul_add(meta.scale, acc);
+    match (mins, halves) {
+        (false, _) => acc,
+        (true, false) => w.min[0].mul_add(meta.sum, acc),
+        (true, true) => w.min[1].mul_add(meta.sum_half[1], w.min[0].mul_add(meta.sum_half[0], acc)),
+    }
 }

@@ -48,6 +48,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
 
     /// 8-bit weights are handed to `dot4_wide` with their sign bit flipped, that is plus 128.
     const WIDE_UNSIGNED: bool;
+    /// Queries one register tile of attention covers.
+    const QUERIES: usize;
     /// Rows of activations one register tile of a matrix product covers.
     const TILE: usize;
 
@@ -142,6 +144,8 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// Writes the low half of each lane, 16 i16. Lanes must fit i16.
     unsafe fn store_i16(self, p: *mut i16, v: Self::I);
 
+    /// The largest lane by [`Simd::max`], by halves as in [`Simd::sum`].
+    fn largest(self, a: Self::F) -> f32;
     /// Sum by halves: lanes `i` and `i + 8`, then `i + 4`, `i + 2`, `i + 1`.
     fn sum(self, a: Self::F) -> f32;
     /// Wrapping sum of the lanes.

@@ -1,0 +1,98 @@
+//! Storage of keys and values: anonymous memory that costs nothing until it is written.
+
+use super::kernels::HeadShape;
+use crate::error::{Error, ErrorKind, Result};
+use memmap2::MmapMut;
+
+/// Pages of all layers. A page of one key-value head is one record, see `kernels::attention`.
+#[derive(Debug)]
+pub struct KvStore {
+    map: MmapMut,
+    layers: Vec<LayerStore>,
+    n_pages: usize,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct LayerStore {
+    from: usize,
+    record: usize,
+    n_heads: usize,
+}
+
+impl KvStore {
+    /// Room for `n_pages` pages; `layers`: key-value heads and their shape.
+    /// # Errors `OutOfMemory` if the address space does not hold it, `InvalidArgument` if there is no page.
+    pub fn new(n_pages: usize, layers: impl Iterator<Item = (usize, HeadShape)>) -> Result<Self> {
+        let full =
+            || Error::new(ErrorKind::OutOfMemory, format!("keys and values: {n_pages} pages are too many"));
+        if n_pages == 0 {
+            return Err(Error::new(ErrorKind::InvalidArgument, "expected at least one page, found none"));
+        }
+        let (mut stores, mut from) = (Vec::new(), 0usize);
+        for (n_heads, shape) in layers {
+            let record = shape.page_bytes().next_multiple_of(64);
+            stores.push(LayerStore { from, record, n_heads });
+            let layer = record.checked_mul(n_heads).and_then(|page| page.checked_mul(n_pages));
+            from = layer.and_then(|bytes| from.checked_add(bytes)).ok_or_else(full)?;
+        }
+        let map = MmapMut::map_anon(from.max(1)).map_err(|e| full().because(e))?;
+        Ok(Self { map, layers: stores, n_pages })
+    }
+
+    /// Number of pages.
+    pub fn n_pages(&self) -> usize {
+        self.n_pages
+    }
+
+    /// Bytes reserved.
+    pub fn bytes(&self) -> usize {
+        self.map.len()
+    }
+
+    /// A layer's pages, for the threads of one loop.
+    pub fn layer(&mut self, layer: usize) -> Pages {
+        let LayerStore { from, record, n_heads } = self.layers[layer];
+        Pages { base: self.map[from..].as_mut_ptr(), record, n_heads, n_pages: self.n_pages }
+    }
+
+    /// Copies a page in every layer.
+    /// # Errors `InvalidArgument` if there is no such page.
+    pub fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {
+        let (from, to) = (from as usize, to as usize);
+        if from.max(to) >= self.n_pages {
+            let message = format!("expected pages below {}, found {from} and {to}", self.n_pages);
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        for layer in &self.layers {
+            let page = layer.record * layer.n_heads;
+            self.map.copy_within(
+                layer.from + from * page..layer.from + (from + 1) * page,
+                layer.from + to * page,
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The pages of one layer.
+#[derive(Clone, Copy)]
+pub struct Pages {
+    base: *mut u8,
+    record: usize,
+    n_heads: usize,
+    n_pages: usize,
+}
+
+// SAFETY: what is behind the pointer outlives the loop and is reached only by `record`, whose results are
+// raw; the loops write disjoint cells and read only cells written before they began.
+unsafe impl Send for Pages {}
+// SAFETY: as above.
+unsafe impl Sync for Pages {}
+
+impl Pages {
+    /// The record of a head in a page. Panics if they are not there.
+    pub fn record(&self, page: u32, head: usize) -> *mut u8 {
+        assert!((page as usize) < self.n_pages && head < self.n_heads);
+        self.base.wrapping_add((page as usize * self.n_heads + head) * self.record)
+    }
+}
