@@ -246,3 +246,22 @@ fn a_panic_in_the_stop_function_stops_and_goes_no_further() {
     assert_eq!(outcome.unwrap(), Outcome::Stopped);
     assert_eq!(backend.compute(&mut g, None, &never).unwrap(), Outcome::Done);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_cache_takes_memory_only_as_it_is_written() {
+    let resident = || {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("RssAnon:")).unwrap().trim();
+        line.strip_suffix("kB").unwrap().trim().parse::<usize>().unwrap() << 10
+    };
+    // So large that what other tests do meanwhile does not matter.
+    let rows = 1 << 20;
+    let before = resident();
+    let tensors = [(Type::F16, [256, rows, 1, 1]), (Type::F16, [256, rows, 1, 1])];
+    let mut cache = Cache::new(cpu(), &tensors).unwrap();
+    assert_eq!(cache.n_bytes(), 1 << 30);
+    assert!(resident() < before + (40 << 20));
+    cache.copy_rows(0, 0, rows / 2, rows / 8, &mut Vec::new()).unwrap();
+    assert!(resident() > before + (50 << 20), "what is written does take memory");
+}

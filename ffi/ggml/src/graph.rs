@@ -1,7 +1,8 @@
 //! A graph under construction, then allocated and computed.
 
-use crate::memory::{Store, next_id};
+use crate::memory::{Store, next_id, zero_pages};
 use crate::{Cache, Device, Error, Result, Type, Weights, error::ensure, sys};
+use memmap2::MmapMut;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
@@ -12,7 +13,7 @@ const ARENA_ALIGNMENT: usize = 16;
 pub(crate) struct Arena {
     raw: NonNull<sys::ggml_context>,
     capacity: usize,
-    _memory: Vec<u128>,
+    _memory: MmapMut,
 }
 
 // SAFETY: a ggml context is plain memory without ties to a thread.
@@ -28,16 +29,13 @@ impl Arena {
         let (tensor, graph) =
             unsafe { (sys::ggml_tensor_overhead(), sys::ggml_graph_overhead_custom(n_nodes.max(1), false)) };
         let n_bytes = (n_tensors + 1) * tensor.next_multiple_of(ARENA_ALIGNMENT) + graph + 1024;
-        let n_words = n_bytes.div_ceil(16);
-        let mut memory: Vec<u128> = Vec::new();
-        memory.try_reserve_exact(n_words).map_err(|_| Error::memory("arena", format!("{n_bytes} bytes")))?;
-        memory.resize(n_words, 0);
+        let mut memory = zero_pages(n_bytes)?;
         let params = sys::ggml_init_params {
-            mem_size: n_words * 16,
+            mem_size: n_bytes,
             mem_buffer: memory.as_mut_ptr().cast(),
             no_alloc: true,
         };
-        // SAFETY: the memory is aligned, as long as stated, and lives in `self` beside the context.
+        // SAFETY: the memory begins a page, is as long as stated, and lives in `self` beside the context.
         let raw = NonNull::new(unsafe { sys::ggml_init(params) })
             .ok_or_else(|| Error::memory("arena", "no context"))?;
         Ok(Self { raw, capacity: n_tensors, _memory: memory })

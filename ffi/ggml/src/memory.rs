@@ -2,12 +2,16 @@
 
 use crate::graph::Arena;
 use crate::{Device, DeviceKind, Error, Result, Type, error::ensure, sys};
+use memmap2::MmapMut;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Alignment that ggml wants of memory handed to it.
 const ALIGNMENT: usize = 32;
+
+/// Distance of our own tensors: a cache line.
+const SPACING: usize = 64;
 
 /// Bytes that stay where they are.
 ///
@@ -54,7 +58,7 @@ pub enum Placement {
 struct Held {
     buffer: Buffer,
     _bytes: Option<Box<dyn Mapping>>,
-    _zeroed: Option<Vec<u128>>,
+    _zeroed: Option<MmapMut>,
 }
 
 struct Buffer(NonNull<sys::ggml_backend_buffer>);
@@ -115,11 +119,17 @@ impl Store {
 
     /// Puts the tensor declared last at `base` of `held`.
     fn place(&mut self, tensor: NonNull<sys::ggml_tensor>, held: Held, base: *mut u8) -> Result<()> {
+        self.held.push(held);
+        self.place_in_last(tensor, base)
+    }
+
+    /// Puts a fresh tensor at `base` of the buffer that was kept last.
+    fn place_in_last(&mut self, tensor: NonNull<sys::ggml_tensor>, base: *mut u8) -> Result<()> {
+        let held = self.held.last().ok_or_else(|| Error::failed("buffer", "no buffer"))?;
         // SAFETY: the tensor is fresh (no buffer, no data, no view); the caller made the buffer large enough
         // for it at `base`.
         let status =
             unsafe { sys::ggml_backend_tensor_alloc(held.buffer.0.as_ptr(), tensor.as_ptr(), base.cast()) };
-        self.held.push(held);
         if status == sys::GGML_STATUS_SUCCESS {
             Ok(())
         } else {
@@ -277,16 +287,27 @@ impl Cache {
     pub fn new(device: Device, tensors: &[(Type, [usize; 4])]) -> Result<Self> {
         crate::init()?;
         let mut store = Store::new(device, tensors.len())?;
-        let mut n_total = 0;
+        let mut n_total: usize = 0;
+        let mut places = Vec::with_capacity(tensors.len());
         for (ty, dims) in tensors {
             let tensor = store.declare(*ty, *dims)?;
+            places.push((tensor, n_total));
             // SAFETY: the tensor was just made.
-            let n_bytes = unsafe { sys::ggml_nbytes(tensor.as_ptr()) };
-            ensure!("cache", n_bytes > 0, "an empty tensor");
-            n_total += n_bytes;
-            let (held, base) =
-                if device.kind() == DeviceKind::Cpu { zeroed(n_bytes)? } else { cleared(device, tensor)? };
-            store.place(tensor, held, base)?;
+            let n_bytes = unsafe { sys::ggml_nbytes(tensor.as_ptr()) }.checked_next_multiple_of(SPACING);
+            let next = n_bytes.and_then(|n| n_total.checked_add(n)).filter(|n| *n < isize::MAX as usize);
+            n_total = next.ok_or_else(|| Error::memory("cache", "more bytes than can be addressed"))?;
+        }
+        if device.kind() == DeviceKind::Cpu && n_total > 0 {
+            let (held, base) = zeroed(n_total)?;
+            store.held.push(held);
+            for (tensor, offset) in places {
+                store.place_in_last(tensor, base.wrapping_add(offset))?;
+            }
+        } else {
+            for (tensor, _) in places {
+                let (held, base) = cleared(device, tensor)?;
+                store.place(tensor, held, base)?;
+            }
         }
         Ok(Self { store: Arc::new(store), id: next_id(), n_bytes: n_total })
     }
@@ -339,21 +360,23 @@ impl Cache {
     }
 }
 
-/// Zero pages that the system hands out as they are touched.
+/// Zero pages that the system hands out one by one as they are touched.
 fn zeroed(n_bytes: usize) -> Result<(Held, *mut u8)> {
-    let mut memory: Vec<u128> = Vec::new();
-    let n_words = (n_bytes + ALIGNMENT).div_ceil(16);
-    // A failing `vec!` would abort; a trial reservation fails politely, and `vec![0; n]` takes zero pages.
-    memory
-        .try_reserve_exact(n_words)
-        .map_err(|_| Error::memory("cache", format!("{n_bytes} bytes could not be had")))?;
-    drop(memory);
-    memory = vec![0; n_words];
-    let start = memory.as_mut_ptr().cast::<u8>();
-    let base = start.wrapping_add(start.align_offset(ALIGNMENT));
-    // SAFETY: `base` is aligned and has `n_bytes` behind it in `memory`, whose heap block `Held` keeps.
+    let mut pages = zero_pages(n_bytes)?;
+    let base = pages.as_mut_ptr();
+    // SAFETY: `base` begins a page and has `n_bytes` behind it in `pages`, which `Held` keeps as long.
     let buffer = unsafe { Buffer::over(base, n_bytes)? };
-    Ok((Held { buffer, _bytes: None, _zeroed: Some(memory) }, base))
+    Ok((Held { buffer, _bytes: None, _zeroed: Some(pages) }, base))
+}
+
+/// Anonymous memory. A heap would hand out blocks that were used before, and clear them by touching them all.
+pub(crate) fn zero_pages(n_bytes: usize) -> Result<MmapMut> {
+    let pages = MmapMut::map_anon(n_bytes)
+        .map_err(|e| Error::memory("memory", format!("{n_bytes} bytes could not be had: {e}")))?;
+    // With large pages one touched byte would count as two megabytes.
+    #[cfg(target_os = "linux")]
+    let _ = pages.advise(memmap2::Advice::NoHugePage);
+    Ok(pages)
 }
 
 fn cleared(device: Device, tensor: NonNull<sys::ggml_tensor>) -> Result<(Held, *mut u8)> {
