@@ -102,6 +102,38 @@ fn every_conversation_renders_as_under_jinja2() {
     assert!(n >= 180);
 }
 
+#[derive(Deserialize)]
+struct Snippet {
+    source: String,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+/// Every construct of the language, one line each, with what Jinja2 3.1.6 made of it.
+#[test]
+fn each_construct_means_what_it_means_in_jinja2() {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/template/language.jsonl");
+    let data = std::fs::read_to_string(data).unwrap();
+    let mut lines = data.lines();
+    let first: Map<String, Value> = serde_json::from_str(lines.next().unwrap()).unwrap();
+    let variables = first["variables"].as_object().unwrap().clone();
+    let options = RenderOptions { variables, now: Some(NOW), ..Default::default() };
+    let mut wrong = Vec::new();
+    for line in lines {
+        let row: Snippet = serde_json::from_str(line).unwrap();
+        let found = ChatTemplate::new(&row.source, "<s>", "</s>").and_then(|t| t.render(&[], &options));
+        match (&found, &row.text, &row.error) {
+            (Ok(found), Some(text), _) if found == text => {}
+            (Err(_), None, Some(_)) => {}
+            _ => wrong.push(format!(
+                "{:?}\n  found    {found:?}\n  expected {:?} {:?}",
+                row.source, row.text, row.error
+            )),
+        }
+    }
+    assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
 #[test]
 fn a_refusal_is_given_in_the_templates_own_words() {
     let mut n = 0;

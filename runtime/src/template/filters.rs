@@ -4,7 +4,7 @@ use super::args::{CallArgs, count, flag, needed};
 use super::budget::{Fail, Run, fail};
 use super::eval::Interp;
 use super::json;
-use super::lookup::item;
+use super::lookup::{field, item};
 use super::methods::{optional_text, pairs, text_of};
 use super::strings;
 use super::text::Text;
@@ -41,8 +41,9 @@ impl Interp<'_> {
             }
             "int" | "float" | "abs" | "round" => self.number(name, &value, args),
             "attr" => {
-                let attr = args.one(name, "name")?;
-                item(self, &value, &attr)
+                let attr = text_of(args.one(name, "name")?, name)?;
+                let found = field(self, &value, attr.as_str())?;
+                Ok(found.unwrap_or_else(|| Value::undefined(attr.as_str())))
             }
             _ => self.text_filter(name, &value, args),
         }
@@ -61,7 +62,7 @@ impl Interp<'_> {
             "upper" => text.map(budget, str::to_uppercase),
             "lower" => text.map(budget, str::to_lowercase),
             "capitalize" => strings::capitalize(budget, &text),
-            "title" => strings::title(budget, &text, |c| c.is_whitespace() || "-({[<".contains(c)),
+            "title" => strings::title_filter(budget, &text),
             "escape" | "e" => strings::escape(budget, &text),
             "replace" => {
                 let [old, new, limit] = args.bind(name, ["old", "new", "count"])?;
@@ -129,7 +130,8 @@ impl Interp<'_> {
 
     /// `map`, `select` and their kin.
     fn each(&mut self, name: &str, value: Value, args: CallArgs) -> Run<Value> {
-        let items = value.items(self.budget)?;
+        // Nothing at all, such as the tools that were not given, is as good as an empty list.
+        let items = if value.is_true() { value.items(self.budget)? } else { Vec::new() };
         let mut out = Vec::new();
         if name == "map" && args.place.is_empty() {
             let [attribute, default] = args.bind(name, ["attribute", "default"])?;
@@ -329,5 +331,10 @@ fn round(value: &Value, args: CallArgs) -> Run<Value> {
         Some("floor") => (n * scale).floor() / scale,
         Some(_) => return fail("round: the method must be common, ceil or floor"),
     };
-    Ok(if value.as_int().is_some() && precision >= 0 { value.clone() } else { Value::Float(rounded) })
+    let whole = value.as_int().is_some() && method.is_none_or(|m| m.as_str() == Some("common"));
+    Ok(match value.as_int() {
+        Some(n) if whole && precision >= 0 => Value::Int(n),
+        Some(_) if whole => Value::Int(rounded as i128),
+        _ => Value::Float(rounded),
+    })
 }

@@ -46,7 +46,7 @@ pub(super) fn item(interp: &Interp<'_>, value: &Value, key: &Value) -> Run<Value
 }
 
 /// A method or field of the value's type.
-fn field(interp: &Interp<'_>, value: &Value, name: &str) -> Run<Option<Value>> {
+pub(super) fn field(interp: &Interp<'_>, value: &Value, name: &str) -> Run<Option<Value>> {
     match value {
         Value::Undefined(of) => fail(format!("{of} is undefined and has no {name:.60}")),
         Value::Namespace(number) => {

@@ -134,7 +134,7 @@ impl Interp<'_> {
             "upper" => text.map(budget, str::to_uppercase).map(Value::Str),
             "lower" => text.map(budget, str::to_lowercase).map(Value::Str),
             "capitalize" => strings::capitalize(budget, text).map(Value::Str),
-            "title" => strings::title(budget, text, |c| !c.is_alphabetic()).map(Value::Str),
+            "title" => strings::title(budget, text).map(Value::Str),
             "isdigit" | "isnumeric" => all(char::is_numeric),
             "isalpha" => all(char::is_alphabetic),
             "isalnum" => all(char::is_alphanumeric),

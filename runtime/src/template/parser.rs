@@ -212,7 +212,7 @@ impl Parser {
     fn if_statement(&mut self) -> Run<StmtKind> {
         let mut branches = Vec::new();
         loop {
-            let test = self.tuple()?;
+            let test = self.tuple_without_condition()?;
             let (body, end) = self.body(&["elif", "else", "endif"])?;
             branches.push((test, body));
             match end {

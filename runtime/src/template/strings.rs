@@ -97,13 +97,12 @@ fn split_words(budget: &Budget, text: &Text, limit: usize, from_right: bool) -> 
         }
     }
     if let Some(rest) = words.len().checked_sub(limit.saturating_add(1)) {
-        // All words beyond the limit stay together, with the white space between them.
+        // All words beyond the limit stay together, with the white space between and on the far side.
         if from_right {
-            let joined = words[0].start..words[rest].end;
+            let joined = 0..words[rest].end;
             words.splice(..=rest, [joined]);
         } else {
-            let end = string.trim_end_matches(is_space).len();
-            let joined = words[limit].start..end.max(words[limit].start);
+            let joined = words[limit].start..string.len();
             words.truncate(limit);
             words.push(joined);
         }
@@ -159,26 +158,43 @@ pub(super) fn partition(budget: &Budget, text: &Text, part: &str, from_right: bo
     Value::list(budget, parts, true)
 }
 
-/// First character upper case, the others lower.
-pub(super) fn capitalize(budget: &Budget, text: &Text) -> Run<Text> {
-    let first = text.as_str().chars().next().map_or(0, char::len_utf8);
-    let head = text.slice(budget, 0..first)?.map(budget, str::to_uppercase)?;
-    let tail = text.slice(budget, first..text.as_str().len())?.map(budget, str::to_lowercase)?;
-    let mut out = Builder::new(budget);
-    out.push_text(&head)?;
-    out.push_text(&tail)?;
-    Ok(out.finish())
+/// A character as a word starts with it: `ß` becomes `Ss`.
+fn title_case(c: char) -> String {
+    let mut upper = c.to_uppercase();
+    upper.next().into_iter().chain(upper.flat_map(char::to_lowercase)).collect()
 }
 
-/// Each word capitalized. `starts(before)` tells whether a word starts after that character.
-pub(super) fn title(budget: &Budget, text: &Text, starts: impl Fn(char) -> bool) -> Run<Text> {
+/// First character as a word starts, the others lower case.
+pub(super) fn capitalize(budget: &Budget, text: &Text) -> Run<Text> {
+    cased(budget, text, title_case, |_| false)
+}
+
+/// Python's `title`: a word starts after anything but a letter.
+pub(super) fn title(budget: &Budget, text: &Text) -> Run<Text> {
+    cased(budget, text, title_case, |c| !c.is_alphabetic())
+}
+
+/// Jinja's filter `title`: a word starts after white space, a dash or an opening bracket.
+pub(super) fn title_filter(budget: &Budget, text: &Text) -> Run<Text> {
+    let upper = |c: char| c.to_uppercase().collect();
+    cased(budget, text, upper, |c| c.is_whitespace() || "-({[<".contains(c))
+}
+
+/// Lower case, but `first` of the character where a word starts: the first, and those for which `starts` holds of
+/// the one before.
+fn cased(
+    budget: &Budget,
+    text: &Text,
+    first: impl Fn(char) -> String,
+    starts: impl Fn(char) -> bool,
+) -> Run<Text> {
     let mut out = Builder::new(budget);
-    let mut first = true;
+    let mut at_start = true;
     for (caller, run) in text.runs() {
         for c in run.chars() {
-            let changed: String = if first { c.to_uppercase().collect() } else { c.to_lowercase().collect() };
+            let changed = if at_start { first(c) } else { c.to_lowercase().collect() };
             out.push(caller, &changed)?;
-            first = starts(c);
+            at_start = starts(c);
         }
     }
     Ok(out.finish())
