@@ -17,7 +17,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::constraint::Constraint;
 use super::masks::{Mask, MaskCache};
-use super::trie::TokenTrie;
+use super::trie::{Pair, TokenTrie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::grammar::{Automaton, Completion};
 use crate::token::{TokenId, TokenSet};
@@ -68,6 +68,7 @@ pub struct Bytewise<A: Automaton> {
     ended: bool,
     // scratch, taken once
     path: Vec<A::State>,
+    pairs: Vec<Pair<A::State>>,
     found: TokenSet,
     text: Vec<u8>,
     costs: HashMap<A::State, u32, FxBuildHasher>,
@@ -89,6 +90,7 @@ impl<A: Automaton> Bytewise<A> {
             plan: Vec::new(),
             ended: false,
             path: Vec::with_capacity(max_len + 1),
+            pairs: Vec::new(),
             found: TokenSet::none(n_vocab),
             text: Vec::new(),
             costs: HashMap::default(),
@@ -166,13 +168,25 @@ impl<A: Automaton> Bytewise<A> {
 
     /// Whether a completion of `state` is known to fit into `left` tokens.
     fn admit(&mut self, state: A::State, left: usize) -> bool {
-        let a = &self.shared.automaton;
-        let most = match A::COMPLETION {
-            Completion::Exact => a.at_least(state),
-            _ => a.at_most_within(state, 0),
-        };
-        if self.shared.is_closed && (most as usize).saturating_add(1) <= left {
-            return true; // one token a byte
+        if let Some(&cost) = self.costs.get(&state) {
+            return cost < u32::MAX && cost as usize <= left;
+        }
+        let shared = Arc::clone(&self.shared);
+        if shared.is_closed {
+            // at worst one token a byte
+            let n_bytes = match A::COMPLETION {
+                Completion::Exact => shared.automaton.at_least(state) as usize,
+                _ => {
+                    self.text.clear();
+                    if !shared.automaton.complete(state, &mut self.text) {
+                        return false;
+                    }
+                    self.text.len()
+                }
+            };
+            if n_bytes < left {
+                return true;
+            }
         }
         if !self.may_fit(state, left) {
             return false;
@@ -266,7 +280,7 @@ impl<A: Automaton> Bytewise<A> {
             self.found.words_mut().copy_from_slice(&mask.words);
             return false;
         }
-        let (steps, widest) = self.walk(key, |_, _| true);
+        let (steps, widest) = self.find_viable(key);
         if steps > LONG_WALK {
             shared.masks.put(key, || Mask { words: self.found.words().into(), widest });
         }
@@ -275,6 +289,31 @@ impl<A: Automaton> Bytewise<A> {
             set.intersect(&self.found);
         }
         roomy
+    }
+
+    /// Fills `found` with the viable tokens of `key`: by a whole walk, or by what is different from a base state
+    /// whose mask is at hand.
+    fn find_viable(&mut self, key: A::State) -> (usize, u32) {
+        let shared = Arc::clone(&self.shared);
+        let base = shared.automaton.neutral(key);
+        if A::COMPLETION == Completion::Exact || base == key {
+            return self.walk(key, |_, _| true);
+        }
+        if shared.masks.get(&base).is_none() {
+            let (_, widest) = self.walk(base, |_, _| true);
+            shared.masks.put(base, || Mask { words: self.found.words().into(), widest });
+        }
+        let Some(mask) = shared.masks.get(&base) else { return self.walk(key, |_, _| true) };
+        self.found.words_mut().copy_from_slice(&mask.words);
+        let (a, found) = (&shared.automaton, &mut self.found);
+        let steps = shared.trie.walk_difference(
+            key,
+            base,
+            &mut self.pairs,
+            |s, b| a.step(s, b),
+            |id, state| if state.is_some() { found.insert(id) } else { found.remove(id) },
+        );
+        (steps, u32::MAX)
     }
 
     /// As `mask_viable` near the limit: only tokens known to be completable in what is left.
@@ -430,6 +469,7 @@ impl<A: Automaton + 'static> Constraint for Bytewise<A> {
             plan: self.plan.clone(),
             ended: self.ended,
             path: Vec::with_capacity(self.path.capacity()),
+            pairs: Vec::new(),
             found: TokenSet::none(self.found.n_vocab()),
             text: Vec::new(),
             costs: HashMap::default(),

@@ -31,6 +31,9 @@ struct Node {
     byte: u8,
 }
 
+/// States of two walks at the same node.
+pub(super) type Pair<S> = (Option<S>, Option<S>);
+
 /// The prefix tree of a vocabulary's token bytes. Nodes lie in depth-first order.
 pub struct TokenTrie {
     vocab: Arc<dyn TokenBytes>,
@@ -114,6 +117,37 @@ impl TokenTrie {
                     at += 1;
                 }
             }
+        }
+        steps
+    }
+
+    /// As [`TokenTrie::walk`] from `start`, but only where the outcome may differ from that from `base`: calls
+    /// `visit` with each such token and the state behind it, `None` if it is refused. A subtree in which
+    /// both are at the same state, or both refused, is skipped.
+    pub(super) fn walk_difference<S: Copy + PartialEq>(
+        &self,
+        start: S,
+        base: S,
+        path: &mut Vec<Pair<S>>,
+        mut step: impl FnMut(S, u8) -> Option<S>,
+        mut visit: impl FnMut(TokenId, Option<S>),
+    ) -> usize {
+        path.clear();
+        path.resize(self.max_len + 1, (Some(start), Some(base)));
+        let (mut at, mut steps) = (0, 0);
+        while let Some(node) = self.nodes.get(at) {
+            steps += 1;
+            let depth = usize::from(node.depth);
+            let (here, there) = path[depth - 1];
+            let here = here.and_then(|s| step(s, node.byte));
+            let there = there.and_then(|s| step(s, node.byte));
+            if here == there {
+                at = node.next as usize;
+                continue;
+            }
+            path[depth] = (here, there);
+            self.each_id(node.token, |id| visit(id, here));
+            at += 1;
         }
         steps
     }

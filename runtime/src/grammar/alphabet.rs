@@ -15,11 +15,11 @@ use crate::error::{Error, ErrorKind, Result};
 pub type ByteSet = [bool; 256];
 
 /// Which characters a grammar cannot tell apart; a dense number.
-pub(super) type Letter = u16;
+pub(crate) type Letter = u16;
 
 /// Where the decoder goes on a byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) enum Decoded {
+pub(crate) enum Decoded {
     /// No valid character goes on that way.
     Invalid,
     /// In the middle of a character.
@@ -37,7 +37,7 @@ struct Node {
 }
 
 /// The letters of a grammar and their UTF-8 spelling.
-pub(super) struct Alphabet {
+pub(crate) struct Alphabet {
     root: [Decoded; 256],
     nodes: Vec<Node>,
     /// Bytes still needed inside each node, at least 1.
@@ -52,7 +52,7 @@ pub(super) struct Alphabet {
 }
 
 /// A set of letters, ascending.
-pub(super) type Letters = Box<[Letter]>;
+pub(crate) type Letters = Box<[Letter]>;
 
 impl Alphabet {
     /// The alphabet for which every set of `sets` is a set of letters, those being the second answer.
@@ -107,6 +107,10 @@ impl Alphabet {
     /// The shortest spelling of `letter`; empty if it has none.
     pub fn spelling(&self, letter: Letter) -> &[u8] {
         &self.spelling[usize::from(letter)]
+    }
+
+    pub fn n_letters(&self) -> usize {
+        self.spelling.len()
     }
 
     /// Appends bytes that complete the character in `node` to one of `letters`.

@@ -63,6 +63,12 @@ pub trait Automaton: Send + Sync {
         state
     }
 
+    /// A state from which most strings lead where they lead from `state`: then the mask of `state` is found by
+    /// looking at the rest only. `state` itself if there is none.
+    fn neutral(&self, state: Self::State) -> Self::State {
+        state
+    }
+
     /// # Errors If a step was answered `None` for want of room instead of truthfully.
     fn check(&self) -> Result<()> {
         Ok(())

@@ -2,9 +2,9 @@
 
 /// Sorted, disjoint, non-adjacent inclusive ranges of code points.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
-pub(super) struct CharSet(Vec<(u32, u32)>);
+pub(crate) struct CharSet(Vec<(u32, u32)>);
 
-pub(super) const MAX_CHAR: u32 = char::MAX as u32;
+pub(crate) const MAX_CHAR: u32 = char::MAX as u32;
 const SURROGATES: (u32, u32) = (0xD800, 0xDFFF);
 
 impl CharSet {
@@ -58,6 +58,12 @@ impl CharSet {
 
     pub fn ranges(&self) -> &[(u32, u32)] {
         &self.0
+    }
+
+    pub fn contains(&self, c: char) -> bool {
+        let code = u32::from(c);
+        let i = self.0.partition_point(|r| r.1 < code);
+        self.0.get(i).is_some_and(|r| r.0 <= code)
     }
 
     pub fn is_empty(&self) -> bool {

@@ -19,7 +19,9 @@ mod network;
 mod regex;
 
 pub use alphabet::ByteSet;
+pub(crate) use alphabet::{Alphabet, Decoded, Letter};
 pub use automaton::{Automaton, Completion};
+pub(crate) use charset::CharSet;
 pub use dfa::Dfa;
 pub use expr::Grammar;
 pub use machine::Machine;
