@@ -59,6 +59,11 @@ impl<'a> Exact<'a> {
         exact
     }
 
+    /// The instance the laws are of.
+    pub fn instance(&self) -> &'a Instance {
+        self.instance
+    }
+
     fn index(&self, at: At) -> usize {
         (at.prev * self.instance.dfa.n_states() + at.state) * (self.instance.max_tokens + 1) + at.left
     }

@@ -9,6 +9,8 @@
 mod draw;
 mod mass;
 
+pub(super) use draw::{pick, pick_block};
+
 use super::params::bad;
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernels::{self, BLOCK, Candidate};
@@ -24,6 +26,8 @@ pub(super) struct Workspace {
     weights: Vec<f32>,
     scores: Vec<(f64, Candidate)>,
     sums: Vec<f64>,
+    /// The greatest logit of the row at hand, if known.
+    row_best: Option<f32>,
 }
 
 impl Workspace {
@@ -36,6 +40,7 @@ impl Workspace {
             weights: Vec::with_capacity(n_vocab),
             scores: Vec::new(),
             sums: vec![0.0; n_vocab.div_ceil(BLOCK)],
+            row_best: None,
         }
     }
 
@@ -44,9 +49,17 @@ impl Workspace {
         self.edits.reserve(n);
     }
 
+    /// `ln Σ exp` of the row the last [`Candidates`] were made of.
+    pub(super) fn log_sum_exp(&mut self, row: &[f32]) -> f64 {
+        match self.row_best {
+            Some(best) => f64::from(best) + kernels::exp_sums(row, None, best, 1.0, &mut self.sums).ln(),
+            None => kernels::log_sum_exp(row, None, &mut self.sums),
+        }
+    }
+
     /// `ln Σ exp` of the allowed logits.
-    pub(super) fn log_sum_exp(&mut self, row: &[f32], mask: Option<&TokenSet>) -> f64 {
-        kernels::log_sum_exp(row, mask, &mut self.sums)
+    pub(super) fn masked_log_sum_exp(&mut self, row: &[f32], mask: &TokenSet) -> f64 {
+        kernels::log_sum_exp(row, Some(mask), &mut self.sums)
     }
 }
 
@@ -85,6 +98,7 @@ impl<'a> Candidates<'a> {
         let (masked, scale) = (mask.is_some(), 1.0);
         let mut all = Self { row, ws, masked, listed: false, sorted: false, scale, best: None };
         all.check()?;
+        all.ws.row_best = all.best.filter(|_| !masked);
         Ok(all)
     }
 

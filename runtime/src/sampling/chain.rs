@@ -185,10 +185,10 @@ impl Chain {
         let (token, prob) = self.choose(logits, mask, pos)?;
         let mut out = Sampled { token, prob, logprob: None, log_z: None };
         if self.extras.logprob || self.extras.log_z {
-            let all = self.ws.log_sum_exp(logits, None);
+            let all = self.ws.log_sum_exp(logits);
             out.logprob = self.extras.logprob.then(|| f64::from(logits[token as usize]) - all);
             if self.extras.log_z {
-                let mass = |m| (self.ws.log_sum_exp(logits, Some(m)) - all).min(0.0);
+                let mass = |m| (self.ws.masked_log_sum_exp(logits, m) - all).min(0.0);
                 out.log_z = Some(mask.map_or(0.0, mass));
             }
         }

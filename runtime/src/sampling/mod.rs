@@ -3,6 +3,7 @@
 mod candidates;
 mod chain;
 mod dry;
+pub mod exact;
 mod mirostat;
 mod next_logits;
 mod params;

@@ -82,7 +82,7 @@ fn nothing_left() -> Error {
 
 /// The first index whose cumulated weight exceeds `target`, and its weight. Rounding may leave the
 /// sum short of the target: then the last index with a weight above 0.
-fn pick(weights: &[f32], target: f64) -> (usize, f64) {
+pub(in crate::sampling) fn pick(weights: &[f32], target: f64) -> (usize, f64) {
     let (mut cumulated, mut last) = (0.0, (0, 0.0));
     for (i, w) in weights.iter().enumerate().filter(|(_, w)| **w > 0.0) {
         cumulated += f64::from(*w);
@@ -95,7 +95,7 @@ fn pick(weights: &[f32], target: f64) -> (usize, f64) {
 }
 
 /// The block in which the cumulated sum exceeds `target` and the sum before it.
-fn pick_block(sums: &[f64], target: f64) -> (usize, f64) {
+pub(in crate::sampling) fn pick_block(sums: &[f64], target: f64) -> (usize, f64) {
     let (mut cumulated, mut last) = (0.0, (0, 0.0));
     for (b, s) in sums.iter().enumerate().filter(|(_, s)| **s > 0.0) {
         last = (b, cumulated);
