@@ -3,6 +3,7 @@
 //! Merges are looked up by the ids of the pair, not by the text it makes: several pairs can make the same
 //! text. A merge may use pieces that are no tokens; those get ids after the vocabulary's.
 
+use super::TokenKind;
 use super::merge::{Join, Merges, NO_PIECE};
 use super::pieces::{Index, Pieces};
 use hashbrown::{DefaultHashBuilder, HashMap, HashTable};
@@ -24,6 +25,8 @@ pub(super) struct Bpe {
     /// Pieces that are no tokens.
     extra: HashMap<Box<[u8]>, u32>,
     n_vocab: u32,
+    /// What the merge added last makes.
+    last: u32,
 }
 
 #[derive(Clone, Copy)]
@@ -47,6 +50,7 @@ impl Bpe {
             hasher: DefaultHashBuilder::default(),
             extra: HashMap::new(),
             n_vocab,
+            last: NO_PIECE,
         }
     }
 
@@ -54,7 +58,11 @@ impl Bpe {
     pub(super) fn add(&mut self, pieces: &Pieces, index: &Index, both: &[u8], split: usize, rank: u32) {
         let (left, right) = both.split_at(split);
         let (left, right) = (self.piece_or_new(pieces, index, left), self.piece_or_new(pieces, index, right));
-        let piece = self.piece_or_new(pieces, index, both);
+        // Tokens mostly follow in the order of the merges that make them.
+        let next = self.last.saturating_add(1);
+        let follows = pieces.kind(next) == TokenKind::Normal && pieces.get(next) == both;
+        let piece = if follows { next } else { self.piece_or_new(pieces, index, both) };
+        self.last = piece;
         let hash = self.hasher.hash_one(Pair::key(left, right));
         if self.pairs.find(hash, |p| p.left == left && p.right == right).is_none() {
             let hasher = &self.hasher;

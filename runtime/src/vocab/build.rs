@@ -2,7 +2,7 @@
 
 use super::bpe::{Atoms, Bpe, decode_bytes};
 use super::partition::Specials;
-use super::pieces::{Index, Pieces};
+use super::pieces::{Index, Keys, Pieces};
 use super::rules::{ENCODERS, PRES, Pre};
 use super::special::{Known, SpecialIds};
 use super::spm::{Spm, unescape};
@@ -10,7 +10,6 @@ use super::{Model, TokenKind, Vocab};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::gguf::{GgufFile, Metadata};
 use crate::token::TokenId;
-use std::borrow::Cow;
 use std::sync::atomic::AtomicU8;
 
 const MODEL: &str = "tokenizer.ggml.model";
@@ -36,6 +35,21 @@ enum Spelling {
     Bytes,
     /// Plain text with U+2581 for blanks.
     Plain,
+}
+
+impl Spelling {
+    /// Appends what merging sees for a token. False, with nothing appended, if it can never meet it.
+    fn key_of(self, text: &[u8], key: &mut Vec<u8>) -> bool {
+        match self {
+            _ if text.is_empty() => false,
+            Self::Bytes => decode_bytes(text, key),
+            Self::Plain if text.contains(&b' ') => false,
+            Self::Plain => {
+                unescape(text, key);
+                true
+            }
+        }
+    }
 }
 
 struct Builder<'a> {
@@ -81,7 +95,7 @@ impl<'a> Builder<'a> {
             ids: SpecialIds::default(),
             eog: Vec::new(),
             pieces: Pieces::default(),
-            index: Index::with_capacity(n_tokens),
+            index: Index::default(),
         })
     }
 
@@ -92,11 +106,11 @@ impl<'a> Builder<'a> {
         let model = match self.pre {
             None => {
                 let mut spm = self.scores(n_tokens)?;
-                self.read_tokens(&kinds, |key| spm.note_key(key))?;
+                self.index = self.read_tokens(&kinds, |key| spm.note_key(key))?;
                 Model::Spm(spm)
             }
             Some(pre) => {
-                self.read_tokens(&kinds, |_| {})?;
+                self.index = self.read_tokens(&kinds, |_| {})?;
                 Model::Bpe(self.merges(pre)?, pre)
             }
         };
@@ -138,7 +152,7 @@ impl<'a> Builder<'a> {
 
     /// Finds ids by key and by text, and corrects kinds.
     fn special_ids(&mut self, kinds: &mut [TokenKind]) -> Result<()> {
-        let mut known = Known::default();
+        let mut known = Known::new();
         let texts = self.meta.require_str_array(TOKENS)?;
         for (id, text) in texts.iter().enumerate() {
             known.note(id as TokenId, text);
@@ -193,67 +207,69 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Fills `pieces` and `index`; `note` sees each key.
-    fn read_tokens(&mut self, kinds: &[TokenKind], mut note: impl FnMut(&[u8])) -> Result<()> {
+    /// Fills `pieces`, and finds them by key; `note` sees each key.
+    fn read_tokens(&mut self, kinds: &[TokenKind], mut note: impl FnMut(&[u8])) -> Result<Index> {
         let texts = self.meta.require_str_array(TOKENS)?;
         self.pieces = Pieces::with_capacity(kinds.len(), texts.total_bytes());
+        let mut keys = Keys::with_capacity(kinds.len());
         let mut key = Vec::new();
         let mut n = 0;
         for (text, kind) in texts.iter().zip(kinds) {
             let id = n as TokenId; // below i32::MAX
-            key.clear();
-            let keyed = self.key_of(text, &mut key);
-            self.push(id, text, *kind, keyed.then_some(&*key))?;
-            if keyed {
-                note(&key);
-                self.index.insert(&self.pieces, id, &key).map_err(|first| {
-                    self.bad_token(id, format!("the text of token {first} again: {}", shown(text)))
-                })?;
+            if *kind == TokenKind::Normal {
+                // What it writes is what merging sees.
+                if self.push(id, text, *kind)? {
+                    note(self.pieces.get(id));
+                    keys.push(id, None);
+                }
+            } else {
+                self.push(id, text, *kind)?;
+                key.clear();
+                if self.spelling.key_of(text, &mut key) {
+                    note(&key);
+                    keys.push(id, Some(&*key).filter(|k| *k != self.pieces.get(id)));
+                }
             }
             n += 1;
         }
         if n < kinds.len() {
             return Err(self.meta.bad(TOKENS, format!("expected {} texts, found {n}", kinds.len())));
         }
-        Ok(())
+        Index::new(&self.pieces, keys).map_err(|(first, again)| {
+            let text = texts.iter().nth(again as usize).unwrap_or_default();
+            self.bad_token(again, format!("the text of token {first} again: {}", shown(text)))
+        })
     }
 
-    /// Appends what merging sees for a token. False if it can never meet it.
-    fn key_of(&self, text: &[u8], key: &mut Vec<u8>) -> bool {
-        match self.spelling {
-            _ if text.is_empty() => false,
-            Spelling::Bytes => decode_bytes(text, key),
-            Spelling::Plain if text.contains(&b' ') => false,
-            Spelling::Plain => {
-                unescape(text, key);
+    /// Adds what a token writes. For a normal token, answers whether merging can meet it.
+    fn push(&mut self, id: TokenId, text: &[u8], kind: TokenKind) -> Result<bool> {
+        let byte = match kind {
+            TokenKind::Byte => Some(hex_byte(text).ok_or_else(|| {
+                self.bad_token(id, format!("a byte token like <0x0A> was expected, found {}", shown(text)))
+            })?),
+            _ => None,
+        };
+        let spelling = self.spelling;
+        let pushed = self.pieces.push(kind, |blob| match (kind, byte) {
+            (_, Some(byte)) => {
+                blob.push(byte);
                 true
             }
-        }
-    }
-
-    /// Adds what a token writes.
-    fn push(&mut self, id: TokenId, text: &[u8], kind: TokenKind, key: Option<&[u8]>) -> Result<()> {
-        let piece = match (kind, key) {
-            (TokenKind::Normal, Some(key)) => Cow::Borrowed(key),
-            (TokenKind::Normal, None) if self.spelling == Spelling::Plain => {
-                let mut piece = Vec::new();
-                unescape(text, &mut piece);
-                Cow::Owned(piece)
+            (TokenKind::Normal, _) => {
+                let keyed = spelling.key_of(text, blob);
+                match spelling {
+                    _ if keyed => {}
+                    Spelling::Bytes => blob.extend_from_slice(text),
+                    Spelling::Plain => unescape(text, blob),
+                }
+                keyed
             }
-            (TokenKind::Byte, _) => {
-                let byte = hex_byte(text).ok_or_else(|| {
-                    self.bad_token(
-                        id,
-                        format!("a byte token like <0x0A> was expected, found {}", shown(text)),
-                    )
-                })?;
-                Cow::Owned(vec![byte])
+            _ => {
+                blob.extend_from_slice(text);
+                true
             }
-            _ => Cow::Borrowed(text),
-        };
-        let too_long = "the tokens' texts together exceed 4 GiB";
-        let pushed = self.pieces.push(kind, |blob| blob.extend_from_slice(&piece));
-        pushed.ok_or_else(|| self.meta.bad(TOKENS, too_long))
+        });
+        pushed.ok_or_else(|| self.meta.bad(TOKENS, "the tokens' texts together exceed 4 GiB"))
     }
 
     fn bad_token(&self, id: TokenId, message: String) -> Error {
@@ -299,9 +315,9 @@ impl<'a> Builder<'a> {
                     )
                 })?;
             both.clear();
-            let keyed = self.key_of(left, &mut both);
+            let keyed = self.spelling.key_of(left, &mut both);
             let split = both.len();
-            if keyed && self.key_of(right, &mut both) {
+            if keyed && self.spelling.key_of(right, &mut both) {
                 bpe.add(&self.pieces, &self.index, &both, split, rank as u32);
             }
         }

@@ -2,6 +2,7 @@
 
 use super::TokenKind;
 use crate::token::TokenId;
+use hashbrown::hash_table::Entry;
 use hashbrown::{DefaultHashBuilder, HashTable};
 use std::hash::BuildHasher;
 
@@ -23,12 +24,13 @@ impl Pieces {
         }
     }
 
-    /// Adds the next token; `write` appends its bytes. `None` if all tokens together exceed 4 GiB.
-    pub(super) fn push(&mut self, kind: TokenKind, write: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
-        write(&mut self.blob);
+    /// Adds the next token; `write` appends its bytes. Answers what `write` does, or `None` if all tokens
+    /// together exceed 4 GiB.
+    pub(super) fn push<T>(&mut self, kind: TokenKind, write: impl FnOnce(&mut Vec<u8>) -> T) -> Option<T> {
+        let answer = write(&mut self.blob);
         self.ends.push(u32::try_from(self.blob.len()).ok()?);
         self.kinds.push(kind);
-        Some(())
+        Some(answer)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -54,42 +56,70 @@ impl Pieces {
 ///
 /// For nearly all tokens the key is what the token writes, so the table stores ids alone. The others (byte
 /// tokens such as `<0x0A>`) have their keys in `odd`, with the index in place of the id and a mark.
+#[derive(Default)]
 pub(super) struct Index {
     table: HashTable<u32>,
-    odd: Vec<(Box<[u8]>, TokenId)>,
+    odd: Vec<OddKey>,
     hasher: DefaultHashBuilder,
     longest: usize,
 }
 
 const ODD: u32 = 1 << 31;
 
-impl Index {
+/// The keys of a vocabulary, before they are in a table.
+#[derive(Default)]
+pub(super) struct Keys {
+    entries: Vec<u32>,
+    odd: Vec<OddKey>,
+}
+
+impl Keys {
     pub(super) fn with_capacity(n: usize) -> Self {
-        Self {
-            table: HashTable::with_capacity(n),
-            odd: Vec::new(),
-            hasher: DefaultHashBuilder::default(),
-            longest: 0,
-        }
+        Self { entries: Vec::with_capacity(n), odd: Vec::new() }
     }
 
-    /// Adds token `id` under `key`.
-    /// # Errors  The id of the token that has this key already.
-    pub(super) fn insert(&mut self, pieces: &Pieces, id: TokenId, key: &[u8]) -> Result<(), TokenId> {
-        let hash = self.hasher.hash_one(key);
-        if let Some(entry) = self.table.find(hash, |e| self.key(pieces, *e) == key) {
-            return Err(self.id(*entry));
+    /// Adds token `id`, below 2^31, whose key is what it writes or else `odd_key`.
+    pub(super) fn push(&mut self, id: TokenId, odd_key: Option<&[u8]>) {
+        self.entries.push(match odd_key {
+            Some(key) => {
+                self.odd.push((key.into(), id));
+                (self.odd.len() - 1) as u32 | ODD
+            }
+            None => id,
+        });
+    }
+}
+
+/// Parts that a table is filled in, so that each stays in the cache: filling a table of a quarter million
+/// tokens in order of ids misses it at nearly every one.
+const N_PARTS: usize = 64;
+
+impl Index {
+    /// Puts `keys` into a table.
+    /// # Errors  Two tokens with the same key.
+    pub(super) fn new(pieces: &Pieces, keys: Keys) -> Result<Self, (TokenId, TokenId)> {
+        let Keys { entries, odd } = keys;
+        let hasher = DefaultHashBuilder::default();
+        let mut table = HashTable::with_capacity(entries.len());
+        // The table places entries by the low bits of their hashes.
+        let shift = table.capacity().next_power_of_two().ilog2().saturating_sub(N_PARTS.ilog2());
+        let mut parts: Vec<Vec<(u64, u32)>> = Vec::new();
+        parts.resize_with(N_PARTS, || Vec::with_capacity(entries.len() / N_PARTS * 5 / 4));
+        let mut longest = 0;
+        for entry in entries {
+            let key = key_of(&odd, pieces, entry);
+            longest = longest.max(key.len());
+            let hash = hasher.hash_one(key);
+            parts[(hash >> shift) as usize % N_PARTS].push((hash, entry));
         }
-        let entry = if pieces.get(id) == key {
-            id
-        } else {
-            self.odd.push((key.into(), id));
-            (self.odd.len() - 1) as u32 | ODD
-        };
-        self.longest = self.longest.max(key.len());
-        let Self { table, odd, hasher, .. } = self;
-        table.insert_unique(hash, entry, |e| hasher.hash_one(key_of(odd, pieces, *e)));
-        Ok(())
+        for (hash, entry) in parts.into_iter().flatten() {
+            let same = |e: &u32| key_of(&odd, pieces, *e) == key_of(&odd, pieces, entry);
+            match table.entry(hash, same, |e| hasher.hash_one(key_of(&odd, pieces, *e))) {
+                Entry::Vacant(slot) => slot.insert(entry),
+                Entry::Occupied(first) => return Err((id_of(&odd, *first.get()), id_of(&odd, entry))),
+            };
+        }
+        Ok(Self { table, odd, hasher, longest })
     }
 
     /// The token whose key this is.
@@ -99,26 +129,25 @@ impl Index {
             return None;
         }
         let hash = self.hasher.hash_one(key);
-        self.table.find(hash, |e| self.key(pieces, *e) == key).map(|e| self.id(*e))
+        let found = self.table.find(hash, |e| key_of(&self.odd, pieces, *e) == key)?;
+        Some(id_of(&self.odd, *found))
     }
+}
 
-    #[inline]
-    fn key<'a>(&'a self, pieces: &'a Pieces, entry: u32) -> &'a [u8] {
-        key_of(&self.odd, pieces, entry)
-    }
+type OddKey = (Box<[u8]>, TokenId);
 
-    fn id(&self, entry: u32) -> TokenId {
-        match entry & ODD {
-            0 => entry,
-            _ => self.odd.get((entry & !ODD) as usize).map_or(entry, |o| o.1),
-        }
+#[inline]
+fn key_of<'a>(odd: &'a [OddKey], pieces: &'a Pieces, entry: u32) -> &'a [u8] {
+    match entry & ODD {
+        0 => pieces.get(entry),
+        _ => odd.get((entry & !ODD) as usize).map_or(&[], |o| &*o.0),
     }
 }
 
 #[inline]
-fn key_of<'a>(odd: &'a [(Box<[u8]>, TokenId)], pieces: &'a Pieces, entry: u32) -> &'a [u8] {
+fn id_of(odd: &[OddKey], entry: u32) -> TokenId {
     match entry & ODD {
-        0 => pieces.get(entry),
-        _ => odd.get((entry & !ODD) as usize).map_or(&[], |o| &*o.0),
+        0 => entry,
+        _ => odd.get((entry & !ODD) as usize).map_or(entry, |o| o.1),
     }
 }

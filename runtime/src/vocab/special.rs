@@ -6,6 +6,7 @@
 
 use super::TokenKind;
 use crate::token::TokenId;
+use hashbrown::HashMap;
 
 /// Ids of tokens with a role. `None` where the model has none.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -136,24 +137,28 @@ const TOOL_RESPONSE: &str = "<|tool_response>";
 const PLAMO_EOS: &str = "<|plamo:eos|>";
 
 /// The tokens whose texts are in the table.
-#[derive(Default)]
-pub(super) struct Known(Vec<(Role, &'static str, TokenId)>);
+pub(super) struct Known {
+    table: HashMap<&'static [u8], (Role, &'static str)>,
+    found: Vec<(Role, &'static str, TokenId)>,
+}
 
 impl Known {
+    pub(super) fn new() -> Self {
+        let texts = TEXTS.iter().flat_map(|(role, texts)| texts.iter().map(move |t| (*role, *t)));
+        let table = texts.map(|(role, text)| (text.as_bytes(), (role, text))).collect();
+        Self { table, found: Vec::new() }
+    }
+
     /// Takes note of a token.
     pub(super) fn note(&mut self, id: TokenId, text: &[u8]) {
-        if !matches!(text.first(), Some(b'<' | b'[' | b'_' | 0xe2)) {
-            return;
-        }
-        for (role, texts) in TEXTS {
-            if let Some(found) = texts.iter().find(|t| t.as_bytes() == text) {
-                self.0.push((*role, found, id));
-            }
+        let may_be = matches!(text.first(), Some(b'<' | b'[' | b'_' | 0xe2)); // all in the table do
+        if let Some((role, text)) = may_be.then(|| self.table.get(text)).flatten() {
+            self.found.push((*role, text, id));
         }
     }
 
     fn id(&self, text: &str) -> Option<TokenId> {
-        self.0.iter().find(|k| k.1 == text).map(|k| k.2)
+        self.found.iter().find(|k| k.1 == text).map(|k| k.2)
     }
 
     /// The token of a role whose text comes first in the table.
@@ -188,13 +193,13 @@ impl Known {
     pub(super) fn resolve(&self, ids: &mut SpecialIds) -> (Vec<TokenId>, Vec<(TokenId, TokenKind)>) {
         let mut control = self.complete(ids);
         let mut ends: Vec<TokenId> = [ids.fim_pad, ids.fim_rep, ids.fim_sep].into_iter().flatten().collect();
-        for (_, _, id) in self.0.iter().filter(|k| matches!(k.0, Eot | Eom | End)) {
+        for (_, _, id) in self.found.iter().filter(|k| matches!(k.0, Eot | Eom | End)) {
             ends.push(*id);
             control.push(*id);
         }
         ends.extend([ids.eos, ids.eot, ids.eom].into_iter().flatten());
         let mut kinds: Vec<_> = control.into_iter().map(|id| (id, TokenKind::Control)).collect();
-        kinds.extend(self.0.iter().filter(|k| k.0 == Shown).map(|k| (k.2, TokenKind::UserDefined)));
+        kinds.extend(self.found.iter().filter(|k| k.0 == Shown).map(|k| (k.2, TokenKind::UserDefined)));
 
         let ends_with = |text| self.id(text).is_some_and(|id| ends.contains(&id));
         let mut no_end = Vec::new();

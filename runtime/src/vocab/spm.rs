@@ -32,6 +32,9 @@ impl Spm {
 
     /// Takes note of a token's key.
     pub(super) fn note_key(&mut self, key: &[u8]) {
+        if !key.get(1..).is_some_and(|rest| rest.contains(&b' ')) {
+            return; // nearly always
+        }
         for pair in key.windows(2) {
             if pair[1] == b' ' {
                 self.before_blank[pair[0] as usize] = true;
