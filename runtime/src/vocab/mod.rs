@@ -18,10 +18,14 @@ mod merge;
 mod partition;
 mod pieces;
 mod pretokenize;
+#[cfg(test)]
+mod pretokenize_tests;
 mod rule_sets;
 mod rules;
 mod special;
 mod spm;
+#[cfg(test)]
+mod tests;
 mod utf8;
 
 pub use encode::{Part, Specials, Tokens};
