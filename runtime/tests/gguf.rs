@@ -265,6 +265,25 @@ fn adjacent_tensors_may_touch_but_not_overlap() {
     bytes[offset] = 0;
     let place = format!("offset {offset}: offset of tensor 'second'");
     refused(GgufFile::from_bytes("m", &bytes), ErrorKind::BadFile, &[&place, "overlaps tensor 'first'"]);
+    bytes[offset] = 12;
+    bytes.resize(bytes.len() + 8, 0); // room, so that the alignment alone is wrong
+    refused(
+        GgufFile::from_bytes("m", &bytes),
+        ErrorKind::BadFile,
+        &[&place, "multiple of the alignment 8", "12"],
+    );
+}
+
+#[test]
+fn a_tensor_name_twice_is_found_where_it_stands() {
+    let mut w = GgufWriter::new();
+    w.tensor_f32("one", &[1], &[1.0]).unwrap();
+    w.tensor_f32("two", &[1], &[2.0]).unwrap();
+    let mut bytes = w.to_bytes();
+    let second = bytes.windows(3).position(|w| w == b"two").unwrap();
+    bytes[second..second + 3].copy_from_slice(b"one");
+    let place = format!("m: offset {}: name of tensor 1: duplicate tensor name 'one'", second - 8);
+    refused(GgufFile::from_bytes("m", &bytes), ErrorKind::BadFile, &[&place]);
 }
 
 #[test]
