@@ -90,3 +90,39 @@ impl Drop for Scratch {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// xorshift64*: small, and the same everywhere.
+pub struct Rng(pub u64);
+
+impl Rng {
+    pub fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    pub fn below(&mut self, n: usize) -> usize {
+        (self.next() % n.max(1) as u64) as usize
+    }
+}
+
+/// Damages `bytes` one to four times, most of them in the header: flipped bits, odd numbers, cuts, removed and added bytes.
+pub fn damage(rng: &mut Rng, bytes: &mut Vec<u8>, header: usize) {
+    const ODD: [u64; 8] = [0, 1, 0x7f, 0xff, 1 << 31, 1 << 40, i64::MAX as u64, u64::MAX];
+    for _ in 0..=rng.below(4) {
+        let reach = if rng.below(8) == 0 { bytes.len() } else { header.min(bytes.len()) };
+        let at = rng.below(reach);
+        match rng.below(8) {
+            0..=3 => bytes.iter_mut().skip(at).take(1).for_each(|b| *b ^= 1 << rng.below(8)),
+            4 => {
+                let odd = ODD[rng.below(ODD.len())].wrapping_add(rng.below(3) as u64).wrapping_sub(1);
+                let width = [1, 2, 4, 8][rng.below(4)];
+                bytes.iter_mut().skip(at).zip(&odd.to_le_bytes()[..width]).for_each(|(b, new)| *b = *new);
+            }
+            5 => bytes.truncate(at),
+            6 => drop(bytes.drain(at..(at + rng.below(40)).min(bytes.len()))),
+            _ => drop(bytes.splice(at..at, std::iter::repeat_n(rng.next() as u8, rng.below(40)))),
+        }
+    }
+}
