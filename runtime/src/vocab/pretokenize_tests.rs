@@ -105,6 +105,7 @@ fn cut(rule: &str, text: &str, piece: Range<usize>) -> Vec<Range<usize>> {
 }
 
 fn twin(rules: &[&str], text: &str) -> Vec<Range<usize>> {
+    #[expect(clippy::single_range_in_vec_init, reason = "a list of one range is meant")]
     let mut pieces = vec![0..text.len()];
     for rule in rules {
         pieces = pieces.into_iter().flat_map(|p| cut(rule, text, p)).collect();
