@@ -21,6 +21,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         tokens: model.vocab().tokenize(&prompt, Specials { add_bos_eos: true, parse_special: false })?.ids,
         sampling: SamplingParams::greedy(),
         limits: Limits { max_tokens: Some(32), ..Limits::default() },
+        keep_branch: false,
     };
     let setting = Setting {
         vocab: model.vocab(),

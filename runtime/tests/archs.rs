@@ -34,7 +34,19 @@ const KINDS: &[Kind] = &[
     Kind { name: "reference", make: reference, bitwise: true },
     #[cfg(feature = "ggml")]
     Kind { name: "ggml", make: ggml, bitwise: false },
+    Kind { name: "native", make: native, bitwise: true },
 ];
+
+/// `None` for what native says it does not support; any other failure is one.
+fn native(tiny: &Tiny, n_pages: usize) -> Option<Box<dyn Executor>> {
+    use truing::model::{ExecutorOptions, KvType};
+    let options = ExecutorOptions { n_pages, max_rows: MAX_ROWS, n_threads: 2, kv_type: KvType::F16 };
+    match truing::native::NativeExecutor::new(tiny.model.spec_for(tiny.n_ctx), &options) {
+        Ok(made) => Some(Box::new(made)),
+        Err(e) if e.kind() == ErrorKind::Unsupported => None,
+        Err(e) => panic!("{}: {e}", tiny.name),
+    }
+}
 
 fn reference(tiny: &Tiny, n_pages: usize) -> Option<Box<dyn Executor>> {
     Some(Box::new(Reference::new(tiny.model.spec_for(tiny.n_ctx), n_pages, MAX_ROWS)?))

@@ -103,6 +103,17 @@ fn samples_and_batches_give_what_single_runs_give() {
     assert_eq!(batch[1]["text"], single("Say hello.", "9"));
 }
 
+/// Regression: finished answers kept their pages, so a batch longer than the context's pages failed midway.
+#[test]
+fn a_batch_much_longer_than_the_context_is_answered_whole() {
+    let model = smollm2();
+    let rows: String = (0..40).map(|i| format!("{{\"id\":{i},\"prompt\":\"Say {i}.\"}}\n")).collect();
+    let args = ["generate", &model, "-c", "96", "--parallel", "2", "--max-tokens", "3", "--batch", "-"];
+    let answers = json_lines(&truing_with(&args, rows.as_bytes()));
+    let ids: Vec<_> = answers.iter().map(|a| a["id"].as_u64()).collect();
+    assert_eq!(ids, (0..40).map(Some).collect::<Vec<_>>());
+}
+
 #[test]
 fn a_stop_text_ends_the_answer_and_is_not_shown() {
     let model = smollm2();

@@ -33,7 +33,7 @@ fn run(model: &Model, executor: ExecutorKind, prompt: &[u32]) -> truing::Result<
     };
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let limits = Limits { max_tokens: Some(4), ..Limits::default() };
-    let request = Request { branch, tokens: prompt.to_vec(), sampling, limits };
+    let request = Request { branch, tokens: prompt.to_vec(), sampling, limits, keep_branch: false };
     let done = session::run(&mut context, &setting, vec![request], &mut |_, _| ())?;
     Ok(done.into_iter().flat_map(|(_, outcome)| outcome.ids).collect())
 }

@@ -49,6 +49,9 @@ pub struct Request<B> {
     pub sampling: SamplingParams,
     /// When to end.
     pub limits: Limits,
+    /// Hand the branch back at the end, as a conversation needs it. Otherwise its pages are free for the next
+    /// request as soon as this one ends: a batch needs room for the requests that run together, not for all.
+    pub keep_branch: bool,
 }
 
 /// What a caller sees while requests run.
@@ -87,8 +90,8 @@ pub struct Setting<'a> {
 }
 
 /// Runs `requests` to their ends, at most `n_parallel` at a time, in order. `sink` gets the request's index
-/// and its events. Returns each request's branch, which holds prompt and answer (all but the last sampled
-/// token), and its outcome.
+/// and its events; setting `cancel` in it ends the run before the next token. Returns for each request its
+/// branch, if it asked to keep it (holding prompt and answer, all but the last sampled token), and its outcome.
 /// # Errors
 /// `ContextFull` before anything is evaluated when a prompt does not fit; the executor's errors.
 /// Cancelling is no error: what was produced is returned with [`Finish::Cancelled`].
@@ -97,16 +100,17 @@ pub fn run<L: NextLogits>(
     setting: &Setting<'_>,
     requests: Vec<Request<L::Branch>>,
     sink: &mut dyn FnMut(usize, Event<'_>),
-) -> Result<Vec<(L::Branch, Outcome)>> {
-    let mut waiting = Vec::with_capacity(requests.len());
+) -> Result<Vec<(Option<L::Branch>, Outcome)>> {
+    let n = requests.len();
+    let mut waiting = Vec::with_capacity(n);
     for (i, request) in requests.into_iter().enumerate() {
-        check_fits(lm, setting, &request)?;
+        check_fits(lm, setting, &request)
+            .map_err(|e| if n > 1 { e.at(format!("prompt {}", i + 1)) } else { e })?;
         waiting.push(Slot::new(i, lm, setting, request)?);
     }
-    let n = waiting.len();
     waiting.reverse(); // taken from the end
     let mut running: Vec<Slot<L::Branch>> = Vec::new();
-    let mut finished: Vec<Option<(L::Branch, Outcome)>> = (0..n).map(|_| None).collect();
+    let mut finished: Vec<Option<(Option<L::Branch>, Outcome)>> = (0..n).map(|_| None).collect();
     while !(waiting.is_empty() && running.is_empty()) {
         while running.len() < setting.n_parallel.clamp(1, MAX_PARALLEL) {
             let Some(slot) = waiting.pop() else { break };

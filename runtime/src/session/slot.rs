@@ -18,6 +18,7 @@ pub(super) struct Slot<B> {
     /// Index among the requests.
     pub index: usize,
     branch: B,
+    keep_branch: bool,
     /// What the next step feeds: the prompt first, then the last sampled token.
     feed: Vec<TokenId>,
     chain: Chain,
@@ -52,6 +53,7 @@ impl<B> Slot<B> {
         Ok(Self {
             index,
             branch: request.branch,
+            keep_branch: request.keep_branch,
             n_prompt: n_cached + request.tokens.len(),
             n_cached,
             feed: request.tokens,
@@ -156,8 +158,8 @@ impl<B> Slot<B> {
         }
     }
 
-    /// The branch and what became of the request.
-    pub fn into_outcome(mut self, setting: &Setting<'_>) -> (B, Outcome) {
+    /// The branch, if it is to be kept, and what became of the request.
+    pub fn into_outcome(mut self, setting: &Setting<'_>) -> (Option<B>, Outcome) {
         let total = self.timings.prefill_s + self.timings.decode_s;
         self.timings.alignment_share = if total > 0.0 { self.sampling_s / total } else { 0.0 };
         let report = Report {
@@ -173,7 +175,7 @@ impl<B> Slot<B> {
             model: setting.model_id.clone(),
             timings: self.timings,
         };
-        (self.branch, Outcome { text: self.text, ids: self.ids, report })
+        (self.keep_branch.then_some(self.branch), Outcome { text: self.text, ids: self.ids, report })
     }
 }
 

@@ -3,6 +3,7 @@
 use anyhow::Result;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
+use truing::model::CancelFlag;
 
 /// Prints one JSON value on a line of its own.
 pub fn json(value: &impl Serialize) -> Result<()> {
@@ -38,6 +39,34 @@ pub fn dim(text: &str) -> String {
     }
 }
 
+/// Printing while a model runs: the first failure, such as a reader that left, stops the model too.
+pub struct Printing {
+    cancel: CancelFlag,
+    failed: Option<anyhow::Error>,
+}
+
+impl Printing {
+    /// Sets `cancel` on failure.
+    pub fn new(cancel: CancelFlag) -> Self {
+        Self { cancel, failed: None }
+    }
+
+    /// Prints, unless printing has failed already.
+    pub fn attempt(&mut self, print: impl FnOnce() -> Result<()>) {
+        if self.failed.is_none()
+            && let Err(error) = print()
+        {
+            self.failed = Some(error);
+            self.cancel.cancel();
+        }
+    }
+
+    /// The failure, if there was one.
+    pub fn result(self) -> Result<()> {
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
 /// `bytes` for people: `98.4 MB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["kB", "MB", "GB", "TB"];
@@ -55,6 +84,21 @@ pub fn size(bytes: u64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::Printing;
+    use truing::model::CancelFlag;
+
+    #[test]
+    fn a_failed_print_stops_the_model_and_is_the_one_reported() {
+        let flag = CancelFlag::default();
+        let mut printing = Printing::new(flag.clone());
+        printing.attempt(|| Ok(()));
+        assert!(!flag.is_cancelled());
+        printing.attempt(|| Err(anyhow::anyhow!("first")));
+        assert!(flag.is_cancelled());
+        printing.attempt(|| unreachable!("nothing is printed after a failure"));
+        assert_eq!(printing.result().expect_err("failed").to_string(), "first");
+    }
+
     #[test]
     fn sizes_change_unit_before_they_reach_four_digits() {
         assert_eq!(super::size(999), "999 B");

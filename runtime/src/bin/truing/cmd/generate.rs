@@ -2,7 +2,8 @@
 
 use crate::args::{self, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
-use crate::{interrupt, output, prompt};
+use crate::output::{self, Printing};
+use crate::{interrupt, prompt};
 use anyhow::{Context as _, Result};
 use clap::Args;
 use serde::Deserialize;
@@ -88,14 +89,10 @@ impl Generate {
         let load_s = started.elapsed().as_secs_f64();
         let job =
             Job { id: Value::Null, tokens, sampling: self.sampling.params()?, limits: self.limits.limits() };
-        let mut failed = None;
-        let mut sink = |_: usize, event: Event<'_>| {
-            if failed.is_none() {
-                failed = self.show(&event, load_s).err();
-            }
-        };
+        let mut printing = Printing::new(context.cancel_flag());
+        let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
         let outcomes = self.answer(&model, &mut context, vec![job], 1, &mut sink)?;
-        failed.map_or(Ok(()), Err)?;
+        printing.result()?;
         finish(&outcomes)
     }
 
@@ -156,14 +153,15 @@ impl Generate {
         let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
         let mut context = self.model.run.context(model, n_parallel + 1)?;
         let ids: Vec<Value> = jobs.iter().map(|job| job.id.clone()).collect();
-        let mut printer = Printer { ids, waiting: Vec::new(), next: 0, failed: None };
+        let mut printer =
+            Printer { ids, waiting: Vec::new(), next: 0, printing: Printing::new(context.cancel_flag()) };
         let mut sink = |i: usize, event: Event<'_>| {
             if let Event::Done(outcome) = event {
                 printer.done(i, outcome);
             }
         };
         let outcomes = self.answer(model, &mut context, jobs, n_parallel, &mut sink)?;
-        printer.failed.map_or(Ok(()), Err)?;
+        printer.printing.result()?;
         finish(&outcomes)
     }
 
@@ -192,7 +190,13 @@ impl Generate {
         for job in jobs {
             let branch = context.fork(&trunk)?;
             let tokens = job.tokens[shared.min(job.tokens.len())..].to_vec();
-            requests.push(Request { branch, tokens, sampling: job.sampling, limits: job.limits });
+            requests.push(Request {
+                branch,
+                tokens,
+                sampling: job.sampling,
+                limits: job.limits,
+                keep_branch: false,
+            });
         }
         let setting =
             Setting { vocab: model.vocab(), n_ctx, n_parallel, cancel, model_id: model.id().to_owned() };
@@ -217,7 +221,7 @@ struct Printer {
     ids: Vec<Value>,
     waiting: Vec<(usize, serde_json::Map<String, Value>)>,
     next: usize,
-    failed: Option<anyhow::Error>,
+    printing: Printing,
 }
 
 impl Printer {
@@ -229,9 +233,7 @@ impl Printer {
         while let Some(at) = self.waiting.iter().position(|(i, _)| *i == self.next) {
             let (_, object) = self.waiting.swap_remove(at);
             self.next += 1;
-            if self.failed.is_none() {
-                self.failed = output::json(&object).err();
-            }
+            self.printing.attempt(|| output::json(&object));
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use crate::args::{self, PromptArgs, SamplingArgs};
 use crate::exit::BadInput;
-use crate::{output, prompt};
+use crate::output::{self, Printing};
+use crate::prompt;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -166,6 +167,7 @@ impl Conversation {
             tokens: tokens[keep..].to_vec(),
             sampling: self.sampling.clone(),
             limits: self.limits.clone(),
+            keep_branch: true,
         };
         let setting = Setting {
             vocab: self.model.vocab(),
@@ -174,16 +176,16 @@ impl Conversation {
             cancel: self.context.cancel_flag(),
             model_id: String::new(),
         };
-        let mut failed = None;
+        let mut printing = Printing::new(self.context.cancel_flag());
         let mut sink = |_: usize, event: Event<'_>| {
             if let Event::Text(text) = event {
-                failed = failed.take().or(output::text(text).err());
+                printing.attempt(|| output::text(text));
             }
         };
         let done = session::run(&mut self.context, &setting, vec![request], &mut sink);
-        let Some((branch, outcome)) = done?.pop() else { bail!("the answer got lost") };
+        let Some((Some(branch), outcome)) = done?.pop() else { bail!("the answer got lost") };
         self.take(branch, tokens, &outcome);
-        failed.map_or(Ok(outcome), Err)
+        printing.result().map(|()| outcome)
     }
 
     /// Keeps what the branch holds now, and the answer.
