@@ -6,10 +6,10 @@ mod support;
 
 use support::reference::Reference;
 use support::tiny;
-use truing::ErrorKind;
 use truing::model::{Branch, Context, Model};
-use truing::sampling::{NextLogits, SamplingParams};
+use truing::sampling::{BatchItem, Chain, NextLogits, SamplingParams, Want};
 use truing::session::{self, Event, Finish, Limits, Outcome, Request, Setting};
+use truing::{ErrorKind, TokenSet};
 
 const N_CTX: usize = 64;
 /// Two pages a request of up to 64 tokens, two requests at a time.
@@ -118,4 +118,29 @@ fn a_prompt_that_does_not_fit_is_named_before_anything_is_evaluated() {
     let error = rig.run(requests, 2, &mut |_, _| panic!("nothing may be released")).expect_err("too long");
     assert_eq!((error.kind(), rig.context.n_evals()), (ErrorKind::ContextFull, 0));
     assert!(error.to_string().contains("prompt 2") && error.to_string().contains("64"), "{error}");
+}
+
+/// The loop against its definition: token `i` of an answer is drawn at position `i`, after all before it.
+#[test]
+fn each_token_is_drawn_at_its_own_position() {
+    let mut rig = Rig::new();
+    let request = rig.request(11, 9);
+    let (prompt, params) = (request.tokens.clone(), request.sampling.clone());
+    let answer = rig.run(vec![request], 1, &mut |_, _| ()).expect("answer").remove(0).1;
+
+    let mut rig = Rig::new();
+    let vocab = rig.model.vocab();
+    let mut allowed = TokenSet::all(rig.context.n_vocab());
+    vocab.eog_ids().iter().for_each(|&id| allowed.remove(id));
+    let mut chain = Chain::new(&params, rig.context.n_vocab()).expect("chain");
+    let branch = rig.context.root().expect("branch");
+    let (mut feed, mut ids) = (prompt, Vec::new());
+    for position in 0..12 {
+        rig.context.eval(&[BatchItem { branch: &branch, tokens: &feed, want: Want::Last }]).expect("row");
+        let token = chain.sample(rig.context.row(0), Some(&allowed), position).expect("token").token;
+        chain.accept(token).expect("accepted");
+        ids.push(token);
+        feed = vec![token];
+    }
+    assert_eq!(answer.ids, ids);
 }
