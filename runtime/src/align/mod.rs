@@ -7,11 +7,15 @@ mod constraint;
 mod lexical;
 mod masks;
 mod trie;
+mod verdict;
 
 pub use bytewise::{Bytewise, Limits};
 pub use constraint::Constraint;
 pub use lexical::{
-    Boundary, Case, Clause, HoldBack, Match, Norm, Phrase, Range, Unit, Wording, WordingAutomaton,
-    WordingState,
+    Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,
+    WordingAutomaton, WordingState,
 };
 pub use trie::{ListVocab, TokenBytes, TokenTrie};
+pub use verdict::{
+    Checker, ClauseVerdict, ExcludeVerdict, GrammarVerdict, LengthVerdict, Place, Verdict, read_grammar,
+};

@@ -423,7 +423,7 @@ fn quotas(clauses: &[Clause]) -> Result<Vec<Quota>> {
     for clause in clauses {
         let top = clause.at_most.map_or(clause.at_least, |m| m.saturating_add(1)).max(clause.at_least);
         let bits = u32::BITS - top.leading_zeros();
-        let slot = (top > 1).then_some((used, u32::MAX >> (u32::BITS - bits)));
+        let slot = (top > 1).then(|| (used, u32::MAX >> (u32::BITS - bits)));
         used += if top > 1 { bits } else { 0 };
         out.push(Quota { at_least: clause.at_least, at_most: clause.at_most, slot });
     }

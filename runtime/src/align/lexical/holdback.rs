@@ -47,14 +47,14 @@ struct Held {
 
 /// Where the last symbols of a lane stand in the text.
 #[derive(Clone, Default)]
-struct Symbols {
+pub(super) struct Symbols {
     n: u64,
     /// Raw bytes (from, to) of the characters of the last ones.
     last: VecDeque<(u64, u64)>,
 }
 
 impl Symbols {
-    fn push(&mut self, span: (u64, u64), keep: usize) {
+    pub fn push(&mut self, span: (u64, u64), keep: usize) {
         self.n += 1;
         self.last.push_back(span);
         while self.last.len() > keep {
@@ -63,7 +63,7 @@ impl Symbols {
     }
 
     /// Span of the `back`-th symbol from the end, the last one being 1.
-    fn back(&self, back: usize) -> Option<(u64, u64)> {
+    pub fn back(&self, back: usize) -> Option<(u64, u64)> {
         self.last.get(self.last.len().checked_sub(back)?).copied()
     }
 
@@ -268,7 +268,7 @@ impl HoldBack {
     }
 }
 
-fn letter_of(a: &WordingAutomaton, c: char) -> Option<crate::grammar::Letter> {
+pub(super) fn letter_of(a: &WordingAutomaton, c: char) -> Option<crate::grammar::Letter> {
     let mut node = None;
     for &byte in c.encode_utf8(&mut [0; 4]).as_bytes() {
         match a.alphabet.step(node, byte) {

@@ -56,6 +56,15 @@ pub(super) enum Event {
     Banned { phrase: usize, n_symbols: usize, n_late: usize },
 }
 
+/// What a lane of phrases to include does on the way through a character.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Said {
+    /// As [`Event::Symbol`].
+    Symbol { late: bool },
+    /// What ends at `at` counts: phrases on words if `on_words`, the others if `anywhere`.
+    Ends { at: StateId, on_words: bool, anywhere: bool },
+}
+
 /// A phrase as the matcher goes through it.
 pub(super) struct Outline {
     pub origin: (usize, usize),
@@ -63,6 +72,18 @@ pub(super) struct Outline {
     is_excluded: bool,
     /// For each of its characters, the state after it and the bytes of the phrase up to its end.
     path: Vec<(StateId, u32)>,
+}
+
+impl Outline {
+    /// Number of its symbols.
+    pub fn n_symbols(&self) -> usize {
+        self.path.len()
+    }
+
+    /// The state in which it is complete: phrases that compare as equal share it.
+    pub fn last(&self) -> StateId {
+        self.path.last().map_or(ROOT, |p| p.0)
+    }
 }
 
 /// See the module. Its states are [`LaneState`]s.
@@ -364,15 +385,64 @@ impl Lane {
         }
     }
 
-    /// Reports the longest excluded phrase that ends at `at`, of those on words or of the others.
+    /// Reports the excluded phrases that end at `at`, longest first, of those on words or of the others.
     fn report(&self, at: StateId, on_words: bool, n_late: usize, event: &mut impl FnMut(Event)) {
-        let mut longest = None;
         self.matcher.each_pattern(at, |i| {
-            longest = longest.or(self.outlines.get(i).filter(|o| o.on_words == on_words && o.is_excluded));
+            if let Some(o) = self.outlines.get(i).filter(|o| o.on_words == on_words && o.is_excluded) {
+                event(Event::Banned { phrase: o.origin.1, n_symbols: o.path.len(), n_late });
+            }
         });
-        if let Some(outline) = longest {
-            event(Event::Banned { phrase: outline.origin.1, n_symbols: outline.path.len(), n_late });
+    }
+
+    /// As [`Lane::read`] of a character, or the end of the text, in a lane of phrases to include, saying what
+    /// came of it one by one. What `event` answers to [`Said::Ends`] is whether the lane must forget what it
+    /// has seen.
+    pub fn trace_included(
+        &self,
+        s: &mut LaneState,
+        letter: Option<Letter>,
+        mut event: impl FnMut(Said) -> bool,
+    ) {
+        for step in letter.map_or(&[][..], |l| self.steps(l)) {
+            if step.class > 0 && self.has_marks {
+                self.hold(s, *step);
+                continue;
+            }
+            self.say_marks(s, &mut event);
+            let (on_words, anywhere) = (step.kind.ends(s.before), !step.kind.has(Kind::MARK));
+            if s.at != ROOT && event(Said::Ends { at: s.at, on_words, anywhere }) {
+                s.at = ROOT;
+            }
+            s.at = self.advance(s, *step);
+            event(Said::Symbol { late: false });
         }
+        if letter.is_none() {
+            self.say_marks(s, &mut event);
+            event(Said::Ends { at: s.at, on_words: true, anywhere: true });
+        }
+    }
+
+    fn say_marks(&self, s: &mut LaneState, event: &mut impl FnMut(Said) -> bool) {
+        let n = if s.n_marks == FOREIGN_MARKS { 0 } else { s.n_marks };
+        self.flush(s);
+        (0..n).for_each(|_| {
+            event(Said::Symbol { late: true });
+        });
+    }
+
+    /// Calls `f` with each phrase that ends at `at`, longest first, and whether it wants word boundaries;
+    /// of phrases that compare as equal, with one.
+    pub fn each_phrase(&self, at: StateId, mut f: impl FnMut(&Outline, bool)) {
+        self.matcher.each_pattern(at, |i| {
+            if let Some(outline) = self.outlines.get(i) {
+                f(outline, outline.on_words);
+            }
+        });
+    }
+
+    /// All phrases of this lane.
+    pub fn outlines(&self) -> &[Outline] {
+        &self.outlines
     }
 
     /// Most symbols that are ever remembered.

@@ -5,6 +5,7 @@
 
 mod automaton;
 mod chartypes;
+mod finder;
 mod fold;
 mod gate;
 mod grapheme;
@@ -13,6 +14,7 @@ mod holdback;
 mod holdback_tests;
 mod lane;
 mod matcher;
+mod meter;
 #[cfg(test)]
 mod reference;
 mod sentence;
@@ -23,6 +25,8 @@ mod units;
 mod witness;
 
 pub use automaton::{WordingAutomaton, WordingState};
+pub(super) use finder::{Finder, Findings, Hit, Hits};
 pub use fold::{Case, Norm};
 pub use holdback::{HoldBack, Match};
+pub use meter::{Meter, UnitCounts};
 pub use spec::{Boundary, Clause, Phrase, Range, Unit, Wording};
