@@ -7,6 +7,7 @@ pub mod align;
 pub mod backend;
 pub mod config;
 pub mod error;
+pub mod eval;
 pub mod gguf;
 pub mod grammar;
 pub mod kernels;

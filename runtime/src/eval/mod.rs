@@ -1,0 +1,21 @@
+//! Scores of texts: rules that decide, counts and distances, and how sure a figure is.
+//!
+//! Everything here reads finished texts; no model, no constraint. So a score is a second opinion on what
+//! constraints enforce, written from the rules of the data sets and not from the automata. Cost: microseconds a
+//! text; edit distance is quadratic. It loses where meaning matters: nothing here understands a text.
+
+mod coverage;
+mod csr;
+mod diversity;
+mod edits;
+mod ifeval;
+mod length;
+mod stats;
+
+pub use coverage::{Coverage, coverage};
+pub use csr::{Csr, Scope};
+pub use diversity::{Distinct, all_different};
+pub use edits::{char_distance, similarity};
+pub use ifeval::{Check, Instruction, Relation, SENTENCE_RULE, Words, loosened};
+pub use length::{Adherence, adherence};
+pub use stats::{Estimate, mcnemar, mean, rate};
