@@ -4,6 +4,7 @@ mod bytewise;
 #[cfg(test)]
 mod bytewise_tests;
 mod constraint;
+mod guided;
 mod lexical;
 mod masks;
 mod trie;
@@ -11,6 +12,7 @@ mod verdict;
 
 pub use bytewise::{Bytewise, Limits};
 pub use constraint::Constraint;
+pub use guided::{Guide, GuidedGrammar, JsonOptions, Tool, Whitespace};
 pub use lexical::{
     Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,
     WordingAutomaton, WordingState,
