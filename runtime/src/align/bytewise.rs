@@ -28,6 +28,9 @@ pub struct Limits {
     /// At most this many tokens, the ending one counted; `None`: no limit, and then completions are
     /// not looked after.
     pub max_tokens: Option<usize>,
+    /// Nothing is refused for want of a known completion. For exact sampling: it keeps the limit itself, and
+    /// refusing a text that could have been completed would change its law.
+    pub allow_dead_ends: bool,
 }
 
 /// A walk that tries more steps than this is worth a place in the cache.
@@ -35,7 +38,7 @@ const LONG_WALK: usize = 2048;
 /// Remembered completion costs; bounds memory, not correctness.
 const MAX_COSTS: usize = 1 << 16;
 /// Completions searched for in one mask of a [`Completion::Searched`] automaton.
-const MAX_SEARCHES: usize = 256;
+const MAX_SEARCHES: usize = 64;
 /// Slack, in tokens, below which such an automaton's mask is filtered token by token.
 const SEARCH_MARGIN: usize = 8;
 /// Bounds on the search for a shorter start than the automaton's own completion.
@@ -141,6 +144,9 @@ impl<A: Automaton> Bytewise<A> {
 
     /// Tokens left before the limit, the ending one counted.
     fn left(&self) -> usize {
+        if self.limits.allow_dead_ends {
+            return usize::MAX;
+        }
         self.limits.max_tokens.map_or(usize::MAX, |m| m.saturating_sub(self.past.len() - 1))
     }
 
@@ -202,6 +208,12 @@ impl<A: Automaton> Bytewise<A> {
         fewest < left
     }
 
+    /// Whether every viable state can be completed in what is left.
+    fn is_safe(&self) -> bool {
+        let is_free = self.limits.max_tokens.is_none() && self.shared.is_closed;
+        self.limits.allow_dead_ends || (is_free && A::COMPLETION == Completion::Exact)
+    }
+
     /// The range of `plan` that completes the present state, computed if it is not there yet.
     /// Its first token must stay allowed, or the mask could become empty.
     fn planned(&mut self) -> Option<(usize, usize)> {
@@ -251,7 +263,7 @@ impl<A: Automaton> Bytewise<A> {
 
     /// Whether no token of one step can need more than `left - 1` tokens to complete.
     fn is_roomy(&self, state: A::State, widest: Option<u32>, left: usize) -> bool {
-        if self.limits.max_tokens.is_none() {
+        if self.limits.allow_dead_ends || (self.limits.max_tokens.is_none() && self.shared.is_closed) {
             return true;
         }
         if !self.shared.is_closed {
@@ -437,7 +449,7 @@ impl<A: Automaton + 'static> Constraint for Bytewise<A> {
         let left = self.left() - 1;
         let planned = match entry.planned {
             Some((from, to)) if from < to && self.plan[from] == token => Some((from + 1, to)),
-            _ if self.limits.max_tokens.is_none() || self.admit(state, left) => None,
+            _ if self.is_safe() || self.admit(state, left) => None,
             _ => match self.follow(token) {
                 None => return shared.automaton.check().map(|()| false),
                 rest => rest,

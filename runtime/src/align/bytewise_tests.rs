@@ -30,6 +30,10 @@ fn r1() -> (Dfa, Arc<TokenTrie>) {
     (Dfa::new(&accepts, edges), Arc::new(TokenTrie::new(Arc::new(vocab))))
 }
 
+fn most(n: usize) -> Limits {
+    Limits { max_tokens: Some(n), ..Limits::default() }
+}
+
 const R1_END: TokenId = 7;
 
 fn masked(c: &mut dyn Constraint) -> Vec<TokenId> {
@@ -78,7 +82,7 @@ fn explore(c: &mut dyn Constraint, d: &Dfa, v: &dyn TokenBytes, state: u32, left
 #[test]
 fn r1_admits_exactly_its_502_token_sequences() {
     let (d, trie) = r1();
-    let mut c = Bytewise::new(d.clone(), Arc::clone(&trie), Limits { max_tokens: Some(5) }).unwrap();
+    let mut c = Bytewise::new(d.clone(), Arc::clone(&trie), most(5)).unwrap();
     let start = d.start();
     assert_eq!(explore(&mut c, &d, trie.vocab(), start, 5), 502);
 }
@@ -86,7 +90,7 @@ fn r1_admits_exactly_its_502_token_sequences() {
 #[test]
 fn a_limit_below_the_shortest_text_is_refused_before_the_first_token() {
     let (d, trie) = r1();
-    let max = |n| Bytewise::new(d.clone(), Arc::clone(&trie), Limits { max_tokens: Some(n) });
+    let max = |n| Bytewise::new(d.clone(), Arc::clone(&trie), most(n));
     assert!(max(2).is_ok(), "`bc` and the end");
     let e = max(1).err().unwrap();
     assert_eq!(e.kind(), crate::ErrorKind::Unsatisfiable);
@@ -120,7 +124,7 @@ fn the_end_can_be_undone_and_nothing_follows_it() {
 #[test]
 fn forks_are_independent() {
     let (d, trie) = r1();
-    let mut a = Bytewise::new(d, trie, Limits { max_tokens: Some(5) }).unwrap();
+    let mut a = Bytewise::new(d, trie, most(5)).unwrap();
     assert!(a.accept(0).unwrap());
     let mut b = a.fork();
     let before = masked(&mut a);
@@ -131,7 +135,7 @@ fn forks_are_independent() {
 #[test]
 fn a_single_allowed_token_is_forced() {
     let (d, trie) = r1();
-    let mut c = Bytewise::new(d, trie, Limits { max_tokens: Some(3) }).unwrap();
+    let mut c = Bytewise::new(d, trie, most(3)).unwrap();
     assert_eq!(c.forced().unwrap(), None);
     assert!(c.accept(0).unwrap() && c.accept(0).unwrap());
     assert_eq!(c.forced().unwrap(), Some(R1_END), "`aa` with one token left");
@@ -171,13 +175,13 @@ proptest! {
     #[test]
     fn no_mask_is_empty_and_no_limit_broken((d, tokens, max) in instance(), picks in prop::collection::vec(any::<u16>(), 8)) {
         let trie = Arc::new(TokenTrie::new(Arc::new(ListVocab::new(&tokens))));
-        match Bytewise::new(d.clone(), Arc::clone(&trie), Limits { max_tokens: Some(max) }) {
+        match Bytewise::new(d.clone(), Arc::clone(&trie), most(max)) {
             Ok(mut c) => {
                 let need = c.witness_len().unwrap();
                 prop_assert!(need <= max);
                 wander(&mut c, &picks, max)?;
                 // at the tightest limit that is not refused
-                let mut tight = Bytewise::new(d, trie, Limits { max_tokens: Some(need) }).unwrap();
+                let mut tight = Bytewise::new(d, trie, most(need)).unwrap();
                 wander(&mut tight, &picks, need)?;
             }
             Err(e) => prop_assert_eq!(e.kind(), crate::ErrorKind::Unsatisfiable),
@@ -187,7 +191,7 @@ proptest! {
     #[test]
     fn masks_hold_only_what_can_be_completed((d, tokens, max) in instance(), picks in prop::collection::vec(any::<u16>(), 8)) {
         let trie = Arc::new(TokenTrie::new(Arc::new(ListVocab::new(&tokens))));
-        let Ok(mut c) = Bytewise::new(d.clone(), Arc::clone(&trie), Limits { max_tokens: Some(max) }) else { return Ok(()) };
+        let Ok(mut c) = Bytewise::new(d.clone(), Arc::clone(&trie), most(max)) else { return Ok(()) };
         let mut state = d.start();
         for (i, p) in picks.iter().enumerate() {
             let allowed = masked(&mut c);

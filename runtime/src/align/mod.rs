@@ -1,5 +1,8 @@
 //! Hard constraints on the text while it is generated: automata over bytes, applied to tokens.
 
+mod both;
+#[cfg(test)]
+mod both_tests;
 mod bytewise;
 #[cfg(test)]
 mod bytewise_tests;
@@ -10,6 +13,7 @@ mod masks;
 mod trie;
 mod verdict;
 
+pub use both::Both;
 pub use bytewise::{Bytewise, Limits};
 pub use constraint::Constraint;
 pub use guided::{Guide, GuidedGrammar, JsonOptions, Tool, Whitespace};

@@ -4,7 +4,7 @@
 //! Cost: about 2.3 nodes of 12 bytes a token (7 MiB for 262 144 tokens), built once a vocabulary by one
 //! sort. A walk in which nothing is refused visits every node; callers cache such walks.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::token::TokenId;
 
@@ -41,6 +41,8 @@ pub struct TokenTrie {
     /// Pairs (id in a node, another id with the same bytes), sorted.
     twins: Vec<(TokenId, TokenId)>,
     max_len: usize,
+    /// The most of each unit of length that one token adds; see `lexical`.
+    most_units: OnceLock<[u32; 5]>,
 }
 
 /// Longest token kept, in bytes; a longer one is never allowed.
@@ -76,12 +78,17 @@ impl TokenTrie {
         }
         close(&mut nodes, &mut open, 0);
         let max_len = nodes.iter().map(|n| usize::from(n.depth)).max().unwrap_or(0);
-        Self { vocab, nodes, twins, max_len }
+        Self { vocab, nodes, twins, max_len, most_units: OnceLock::new() }
     }
 
     /// The vocabulary this was built from.
     pub fn vocab(&self) -> &dyn TokenBytes {
         &*self.vocab
+    }
+
+    /// The most of each unit of length that one token adds, computed once.
+    pub(super) fn most_units(&self, compute: impl FnOnce() -> [u32; 5]) -> &[u32; 5] {
+        self.most_units.get_or_init(compute)
     }
 
     /// Length of the longest token, in bytes.

@@ -51,6 +51,12 @@ pub trait Automaton: Send + Sync {
         true
     }
 
+    /// Appends bytes worth trying in a search for completions: at least one of each kind that leads to
+    /// different states.
+    fn probes(&self, out: &mut Vec<u8>) {
+        out.extend(0..=255);
+    }
+
     /// An upper bound, in bytes, on what `complete` writes for any state up to `n_bytes` steps away
     /// from `state`; `u32::MAX` if none is known.
     fn at_most_within(&self, _state: Self::State, _n_bytes: usize) -> u32 {

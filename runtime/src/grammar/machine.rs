@@ -172,6 +172,12 @@ impl Automaton for Machine {
         self.available[usize::from(byte)]
     }
 
+    fn probes(&self, out: &mut Vec<u8>) {
+        let mut seen = [false; 256];
+        let plain = (b'a'..=b'z').chain(b'0'..=b'9').chain(b' '..=b'~').chain(0..=255);
+        out.extend(plain.filter(|&b| !std::mem::replace(&mut seen[self.net.alphabet.byte_class(b)], true)));
+    }
+
     fn check(&self) -> Result<()> {
         if self.is_full.load(Ordering::Relaxed) {
             let mib = MAX_MEMORY >> 20;

@@ -10,10 +10,12 @@ use super::grapheme;
 use super::lane::{Draft, Lane, LanePhrase, LaneState};
 use super::matcher::ROOT;
 use super::sentence::{self, LetterCase};
-use super::spec::{Boundary, Clause, Phrase, Unit, Wording};
+use super::spec::{Boundary, Clause, Phrase, Range, Unit, Wording};
 use super::units::{Counter, Counts, UnitLetter};
+use crate::align::trie::TokenTrie;
 use crate::error::{Error, ErrorKind, Result};
 use crate::grammar::{Alphabet, Automaton, ByteSet, CharSet, Completion, Decoded, Letter};
+use crate::token::TokenId;
 
 /// Most ways of comparing at once, those of excluded phrases counted twice.
 pub(super) const MAX_LANES: usize = 4;
@@ -264,10 +266,15 @@ impl WordingAutomaton {
         None
     }
 
-    /// Tells the automaton the most of each unit that a single token can add, so that it can tell
-    /// when a limit is near.
-    pub fn set_token_units(&mut self, most: [u32; Unit::COUNT]) {
-        self.token_units = most;
+    /// As [`Wording::compile`] for the vocabulary of `trie`: knowing what single tokens can add to the length, the
+    /// automaton can tell when a limit is near.
+    /// # Errors As [`Wording::compile`].
+    pub fn for_vocab(wording: &Wording, trie: &TokenTrie) -> Result<Self> {
+        let mut this = wording.compile(&trie.single_bytes())?;
+        if wording.length.iter().any(|r| r.max.is_some()) {
+            this.token_units = *trie.most_units(|| most_units(trie));
+        }
+        Ok(this)
     }
 }
 
@@ -313,6 +320,11 @@ impl Automaton for WordingAutomaton {
 
     fn may_write(&self, byte: u8) -> bool {
         self.available[usize::from(byte)]
+    }
+
+    fn probes(&self, out: &mut Vec<u8>) {
+        let phrases = self.wording.include.iter().flat_map(|c| &c.any).flat_map(|p| p.text.bytes());
+        out.extend(phrases.chain(*b" a.,!?1-\n"));
     }
 
     fn at_most_within(&self, state: WordingState, n_bytes: usize) -> u32 {
@@ -382,6 +394,24 @@ fn drafts(wording: &Wording) -> Result<Vec<(Role, Draft)>> {
         .into_iter()
         .map(|(role, folding, phrases)| Ok((role, Draft::new(folding, role == Role::ExcludeBare, &phrases)?)))
         .collect()
+}
+
+/// The most of each unit that one token of the vocabulary can add, wherever it stands.
+fn most_units(trie: &TokenTrie) -> [u32; Unit::COUNT] {
+    let counted =
+        Wording { length: [Range { min: 0, max: Some(u32::MAX - 1) }; Unit::COUNT], ..Wording::default() };
+    let Ok(a) = WordingAutomaton::new(&counted, &[true; 256]) else { return [u32::MAX; Unit::COUNT] };
+    let vocab = trie.vocab();
+    let mut most = [0; Unit::COUNT];
+    for bytes in (0..vocab.n_vocab() as TokenId).map(|t| vocab.bytes(t)) {
+        // what is not UTF-8 here may complete a character begun before
+        let mut s = a.start();
+        for &byte in bytes {
+            s = a.step(s, byte).unwrap_or(WordingState { node: 0, ..s });
+        }
+        most.iter_mut().zip(s.units.n).for_each(|(m, n)| *m = n.max(*m));
+    }
+    most.map(|n| n + 1)
 }
 
 type Mark = Box<dyn Fn(&mut UnitLetter)>;

@@ -378,6 +378,10 @@ fn generate(
     true
 }
 
+fn most(n: usize) -> Limits {
+    Limits { max_tokens: Some(n), ..Limits::default() }
+}
+
 fn xorshift(seed: u64) -> impl Iterator<Item = u32> {
     let mut x = seed | 1;
     std::iter::repeat_with(move || {
@@ -395,11 +399,11 @@ proptest! {
     fn generations_never_violate_and_never_break_the_limit(w in wording(), seed in any::<u64>(), extra in 0usize..6) {
         let trie = vocab();
         let Ok(a) = w.compile(&trie.single_bytes()) else { return Ok(()) };
-        let mut loose = Bytewise::new(a, Arc::clone(&trie), Limits { max_tokens: Some(10_000) }).unwrap();
+        let mut loose = Bytewise::new(a, Arc::clone(&trie), most(10_000)).unwrap();
         let need = loose.witness_len().unwrap();
         for max in [need, need + extra, need + 30] {
-            let a = w.compile(&trie.single_bytes()).unwrap();
-            let c = Bytewise::new(a, Arc::clone(&trie), Limits { max_tokens: Some(max) }).unwrap();
+            let a = WordingAutomaton::for_vocab(&w, &trie).unwrap();
+            let c = Bytewise::new(a, Arc::clone(&trie), most(max)).unwrap();
             for seed in seed..seed.saturating_add(10) {
                 run_one(&w, &mut *c.fork(), seed, max, &trie)?;
             }
