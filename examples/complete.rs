@@ -5,7 +5,7 @@
 use std::io::Write;
 use truing::model::{Context, ContextOptions, Model, ModelOptions};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Event, Limits, Request, Setting};
+use truing::session::{self, Aligned, Event, Limits, Request, Setting};
 use truing::vocab::Specials;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -22,6 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         sampling: SamplingParams::greedy(),
         limits: Limits { max_tokens: Some(32), ..Limits::default() },
         keep_branch: false,
+        aligned: Aligned::default(),
     };
     let setting = Setting {
         vocab: model.vocab(),

@@ -10,7 +10,7 @@ use support::{Rng, base, damage, rows};
 use truing::gguf::GgufFile;
 use truing::model::{Context, ContextOptions, ExecutorKind, Model, ModelOptions};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Limits, Request, Setting};
+use truing::session::{self, Aligned, Limits, Request, Setting};
 
 const EXECUTORS: &[ExecutorKind] = &[
     ExecutorKind::Native,
@@ -33,7 +33,14 @@ fn run(model: &Model, executor: ExecutorKind, prompt: &[u32]) -> truing::Result<
     };
     let sampling = SamplingParams { temperature: 0.0, ..SamplingParams::default() };
     let limits = Limits { max_tokens: Some(4), ..Limits::default() };
-    let request = Request { branch, tokens: prompt.to_vec(), sampling, limits, keep_branch: false };
+    let request = Request {
+        branch,
+        tokens: prompt.to_vec(),
+        sampling,
+        limits,
+        keep_branch: false,
+        aligned: Aligned::default(),
+    };
     let done = session::run(&mut context, &setting, vec![request], &mut |_, _| ())?;
     Ok(done.into_iter().flat_map(|(_, outcome)| outcome.ids).collect())
 }

@@ -8,7 +8,7 @@ use support::reference::Reference;
 use support::tiny;
 use truing::model::{Branch, Context, Model};
 use truing::sampling::{BatchItem, Chain, NextLogits, SamplingParams, Want};
-use truing::session::{self, Event, Finish, Limits, Outcome, Request, Setting};
+use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, Setting};
 use truing::{ErrorKind, TokenSet};
 
 const N_CTX: usize = 64;
@@ -35,6 +35,7 @@ impl Rig {
             sampling: SamplingParams::plain(seed),
             limits: Limits { max_tokens: Some(12), ignore_eos: true, ..Limits::default() },
             keep_branch: false,
+            aligned: Aligned::default(),
         }
     }
 

@@ -37,7 +37,7 @@ fn wording(include: &[&str], exclude: &[&str], words: Range) -> Wording {
     w
 }
 
-struct Picks(u64);
+pub(super) struct Picks(pub u64);
 
 impl Picks {
     fn below(&mut self, n: usize) -> usize {
@@ -48,7 +48,7 @@ impl Picks {
     }
 }
 
-fn generate(c: &mut dyn Constraint, picks: &mut Picks, trie: &TokenTrie) -> Vec<u8> {
+pub(super) fn generate(c: &mut dyn Constraint, picks: &mut Picks, trie: &TokenTrie) -> Vec<u8> {
     let mut text = Vec::new();
     let mut set = TokenSet::none(c.n_vocab());
     while !c.has_ended() {

@@ -28,6 +28,8 @@ pub struct Limits {
     /// At most this many tokens, the ending one counted; `None`: no limit, and then completions are
     /// not looked after.
     pub max_tokens: Option<usize>,
+    /// At least this many tokens, the ending one not counted.
+    pub min_tokens: usize,
     /// Nothing is refused for want of a known completion. For exact sampling: it keeps the limit itself, and
     /// refusing a text that could have been completed would change its law.
     pub allow_dead_ends: bool,
@@ -39,8 +41,9 @@ const LONG_WALK: usize = 2048;
 const MAX_COSTS: usize = 1 << 16;
 /// Completions searched for in one mask of a [`Completion::Searched`] automaton.
 const MAX_SEARCHES: usize = 64;
-/// Slack, in tokens, below which such an automaton's mask is filtered token by token.
-const SEARCH_MARGIN: usize = 8;
+/// Slack, in tokens, from which a mask is not filtered token by token: what does not fit is refused when it is
+/// taken, which is rare as long as there is room.
+const SLACK: usize = 16;
 /// Bounds on the search for a shorter start than the automaton's own completion.
 const MAX_SEARCH_STATES: usize = 50_000;
 const MAX_SEARCH_STEPS: usize = 20_000_000;
@@ -107,6 +110,13 @@ impl<A: Automaton> Bytewise<A> {
         let start = self.entry().state;
         let mut need = self.cost(start) as usize;
         let max = self.limits.max_tokens.unwrap_or(u32::MAX as usize - 1);
+        if self.limits.min_tokens >= max {
+            let min = self.limits.min_tokens;
+            return Err(Error::new(
+                ErrorKind::Unsatisfiable,
+                format!("at least {min} tokens and an end are asked for, but only {max} are allowed"),
+            ));
+        }
         if need > max
             && self.may_fit(start, max)
             && let Some(plan) = shortest_tokens(&self.shared.automaton, &self.shared.trie, start)
@@ -278,6 +288,11 @@ impl<A: Automaton> Bytewise<A> {
         (need as usize).saturating_add(2) <= left
     }
 
+    /// Whether the known completion leaves so much room that tokens need not be judged one by one.
+    fn has_slack(&mut self, state: A::State, left: usize) -> bool {
+        A::COMPLETION != Completion::Exact && (self.cost(state) as usize).saturating_add(SLACK) <= left
+    }
+
     /// Puts the viable tokens into `set`, whatever the limit. Returns whether the limit is out of reach
     /// for all of them; if not, `found` holds them.
     fn mask_viable(&mut self, set: &mut TokenSet) -> bool {
@@ -285,7 +300,7 @@ impl<A: Automaton> Bytewise<A> {
         let shared = Arc::clone(&self.shared);
         let key = shared.automaton.horizon(state, shared.trie.max_len());
         if let Some(mask) = shared.masks.get(&key) {
-            if self.is_roomy(state, Some(mask.widest), left) {
+            if self.is_roomy(state, Some(mask.widest), left) || self.has_slack(state, left) {
                 and_words(set, &mask.words);
                 return true;
             }
@@ -296,7 +311,7 @@ impl<A: Automaton> Bytewise<A> {
         if steps > LONG_WALK {
             shared.masks.put(key, || Mask { words: self.found.words().into(), widest });
         }
-        let roomy = self.is_roomy(state, Some(widest), left);
+        let roomy = self.is_roomy(state, Some(widest), left) || self.has_slack(state, left);
         if roomy {
             set.intersect(&self.found);
         }
@@ -333,12 +348,7 @@ impl<A: Automaton> Bytewise<A> {
         let (entry, planned) = (self.entry(), self.planned());
         let left = self.left() - 1;
         let mut searches = MAX_SEARCHES;
-        let search_all = A::COMPLETION != Completion::Searched
-            || (self.cost(entry.state) as usize).saturating_add(SEARCH_MARGIN) > left;
         self.walk(entry.state, |this, s| {
-            if !search_all {
-                return this.may_fit(s, left);
-            }
             if A::COMPLETION == Completion::Searched && !this.costs.contains_key(&s) {
                 if searches == 0 {
                     return false;
@@ -489,7 +499,9 @@ impl<A: Automaton + 'static> Constraint for Bytewise<A> {
     }
 
     fn may_end(&self) -> bool {
-        !self.ended && self.shared.automaton.accepts(self.entry().state)
+        !self.ended
+            && self.past.len() > self.limits.min_tokens
+            && self.shared.automaton.accepts(self.entry().state)
     }
 
     fn has_ended(&self) -> bool {

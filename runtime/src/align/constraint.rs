@@ -51,6 +51,10 @@ pub trait Constraint: Send {
     /// The only token allowed next, if there is just one: it can be taken without asking the model.
     fn forced(&mut self) -> Result<Option<TokenId>>;
 
+    /// Appends tokens that lead straight on to what must still be said: a hint for samplers that want to say
+    /// it in good time. None by default.
+    fn advancing(&mut self, _out: &mut Vec<TokenId>) {}
+
     /// Length in tokens, the ending token counted, of a completion known to exist; 0 after the end.
     /// `None` if none is known.
     fn witness_len(&mut self) -> Option<usize>;

@@ -6,21 +6,29 @@ mod both_tests;
 mod bytewise;
 #[cfg(test)]
 mod bytewise_tests;
+mod compose;
+mod conditioned;
 mod constraint;
 mod guided;
 mod lexical;
 mod masks;
+mod staged;
+#[cfg(test)]
+mod staged_tests;
 mod trie;
 mod verdict;
 
 pub use both::Both;
 pub use bytewise::{Bytewise, Limits};
+pub use compose::{Constraints, Scope};
+pub use conditioned::ConstraintMasks;
 pub use constraint::Constraint;
 pub use guided::{Guide, GuidedGrammar, JsonOptions, Tool, Whitespace};
 pub use lexical::{
     Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,
     WordingAutomaton, WordingState,
 };
+pub use staged::{Anything, Staged, StagedState};
 pub use trie::{ListVocab, TokenBytes, TokenTrie};
 pub use verdict::{
     Checker, ClauseVerdict, ExcludeVerdict, GrammarVerdict, LengthVerdict, Place, Verdict, read_grammar,

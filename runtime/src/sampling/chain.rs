@@ -80,6 +80,8 @@ pub struct Chain {
     /// `mu` if the sampled token is accepted.
     pending_mu: Option<(TokenId, f32)>,
     repeats: Repeats,
+    /// Added to logits at the next steps, by token.
+    step_bias: Vec<(TokenId, f32)>,
     ws: Workspace,
 }
 
@@ -115,6 +117,7 @@ impl Chain {
             mus: plan.params.mirostat.iter().map(|m| m.start()).collect(),
             pending_mu: None,
             repeats: Repeats::default(),
+            step_bias: Vec::new(),
             ws,
             plan,
         }
@@ -146,6 +149,15 @@ impl Chain {
     /// the same number at the same position gives the same token again.
     pub fn set_attempt(&mut self, attempt: u32) {
         self.random = self.random.with_draw(attempt);
+    }
+
+    /// What is added to the logits of some tokens from now on, beside the bias of the settings: natural log.
+    /// Replaces what was set before.
+    pub fn set_step_bias(&mut self, bias: impl IntoIterator<Item = (TokenId, f32)>) {
+        self.step_bias.clear();
+        self.step_bias.extend(bias.into_iter().filter(|b| (b.0 as usize) < self.plan.n_vocab));
+        self.step_bias.sort_unstable_by_key(|b| b.0);
+        self.ws.reserve_edits(self.step_bias.len());
     }
 
     /// Makes room for a sequence of `n_tokens`, so that no step allocates.
@@ -195,10 +207,30 @@ impl Chain {
         Ok(out)
     }
 
+    /// Log-probability (natural log) of `token` under the softmax of the row as the model wrote it.
+    /// # Errors `VocabMismatch`, `InvalidArgument` if row or token are not of this vocabulary.
+    pub fn logprob(&mut self, logits: &[f32], token: TokenId) -> Result<f64> {
+        if logits.len() != self.plan.n_vocab || token as usize >= logits.len() {
+            let found = format!("{} logits and token {token}", logits.len());
+            return Err(bad(
+                "logits",
+                format!("{} logits and one of their tokens", self.plan.n_vocab),
+                found,
+            ));
+        }
+        Ok(f64::from(logits[token as usize]) - self.ws.log_sum_exp(logits))
+    }
+
     fn choose(&mut self, logits: &[f32], mask: Option<&TokenSet>, pos: u64) -> Result<(TokenId, f64)> {
         self.pending_mu = None;
         let mut c = Candidates::new(logits, mask, &mut self.ws)?;
-        let step = Step { plan: &self.plan, random: &self.random, history: &self.history, pos };
+        let step = Step {
+            plan: &self.plan,
+            step_bias: &self.step_bias,
+            random: &self.random,
+            history: &self.history,
+            pos,
+        };
         step.narrow(&mut c, &self.counts, &mut self.repeats)?;
         let mirostat = self.plan.params.mirostat.as_ref().zip(self.mus.last().copied());
         if let Some((m, mu)) = mirostat {
@@ -217,7 +249,13 @@ impl Chain {
     /// # Errors as [`Chain::sample`].
     pub fn law(&mut self, logits: &[f32], mask: Option<&TokenSet>, pos: u64) -> Result<Vec<(TokenId, f64)>> {
         let mut c = Candidates::new(logits, mask, &mut self.ws)?;
-        let step = Step { plan: &self.plan, random: &self.random, history: &self.history, pos };
+        let step = Step {
+            plan: &self.plan,
+            step_bias: &self.step_bias,
+            random: &self.random,
+            history: &self.history,
+            pos,
+        };
         step.narrow(&mut c, &self.counts, &mut self.repeats)?;
         if let Some((m, mu)) = self.plan.params.mirostat.as_ref().zip(self.mus.last()) {
             m.truncate(&mut c, *mu);
@@ -298,6 +336,7 @@ impl Chain {
             counts: self.counts.clone(),
             mus: self.mus.clone(),
             pending_mu: self.pending_mu,
+            step_bias: self.step_bias.clone(),
             ..Self::start(self.plan.clone())
         }
     }
@@ -318,6 +357,7 @@ impl Chain {
 /// What the samplers of one step look at.
 struct Step<'a> {
     plan: &'a Plan,
+    step_bias: &'a [(TokenId, f32)],
     random: &'a Random,
     history: &'a [TokenId],
     pos: u64,
@@ -327,6 +367,7 @@ impl Step<'_> {
     /// Applies bias and samplers.
     fn narrow(&self, c: &mut Candidates<'_>, counts: &Counts, repeats: &mut Repeats) -> Result<()> {
         c.edit(&self.plan.bias, |logit, bias| logit + bias);
+        c.edit(self.step_bias, |logit, bias| logit + bias);
         for kind in &self.plan.samplers {
             self.apply(*kind, c, counts, repeats);
             if c.n() <= 1 {

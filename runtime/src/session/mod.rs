@@ -6,10 +6,12 @@
 //! per token. Loses when requests have very long prompts: a prompt is evaluated whole and delays the others
 //! by that one step.
 
+mod aligned;
 mod report;
 mod slot;
 mod stop;
 
+pub use aligned::{Aligned, Bans, OnMatch};
 pub use report::{Exactness, Finish, Report, Timings};
 pub use stop::StopFilter;
 
@@ -52,6 +54,8 @@ pub struct Request<B> {
     /// Hand the branch back at the end, as a conversation needs it. Otherwise its pages are free for the next
     /// request as soon as this one ends: a batch needs room for the requests that run together, not for all.
     pub keep_branch: bool,
+    /// What the text must satisfy.
+    pub aligned: Aligned,
 }
 
 /// What a caller sees while requests run.
@@ -145,6 +149,11 @@ fn step<L: NextLogits>(
         running.iter_mut().for_each(|s| s.finish(Finish::Cancelled));
     }
     let started = Instant::now();
+    for slot in running.iter_mut().filter(|s| !s.is_done()) {
+        if let Some(len) = slot.cut.take() {
+            lm.truncate(&slot.branch, len)?;
+        }
+    }
     let evals_before = lm.n_evals();
     let items = items(running);
     if items.is_empty() {
@@ -163,8 +172,11 @@ fn step<L: NextLogits>(
     let share = running.iter().filter(|s| !s.is_done()).count().max(1) as f64;
     let forward_s = started.elapsed().as_secs_f64() / share;
     let evals = lm.n_evals() - evals_before;
-    for (row, slot) in running.iter_mut().filter(|s| !s.is_done()).enumerate() {
-        slot.take_step(lm.row(row), forward_s, evals, setting, sink)?;
+    let mut first = 0;
+    for slot in running.iter_mut().filter(|s| !s.is_done()) {
+        let n_rows = slot.n_rows();
+        slot.take_step(|i| lm.row(first + i), forward_s, evals, setting, sink)?;
+        first += n_rows;
     }
     Ok(())
 }

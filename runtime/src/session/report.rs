@@ -14,6 +14,10 @@ pub enum Finish {
     Stop,
     /// The context is full.
     ContextFull,
+    /// An excluded phrase came and could not be taken back, or was to end the text.
+    Excluded,
+    /// Nothing more was allowed, and the text does not satisfy the constraint.
+    DeadEnd,
     /// The caller cancelled; the text so far stands.
     Cancelled,
 }
@@ -57,11 +61,21 @@ pub struct Report {
     pub n_cached: usize,
     /// Tokens produced, the end token not counted.
     pub n_generated: usize,
+    /// Tokens produced without a draw, because nothing else was allowed.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub n_forced: usize,
+    /// Times the text was taken back.
+    #[serde(skip_serializing_if = "is_zero_u32")]
+    pub n_backtracks: u32,
     /// Rows the model evaluated.
     pub n_evals: u64,
     /// Sum of the natural log-probabilities of the produced tokens (and the end token, if it came) under the
     /// model's untruncated distribution at temperature 1.
     pub logprob: f64,
+    /// `-Σ ln Z`, `Z` the probability of what was allowed at each token (untruncated, temperature 1): what
+    /// the constraint has cost, in nats. For masked texts only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub removed_nats: Option<f64>,
     /// How the text relates to the model's distribution.
     pub exactness: Exactness,
     /// The seed of the draws.
@@ -70,4 +84,14 @@ pub struct Report {
     pub model: String,
     /// Wall times.
     pub timings: Timings,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde asks for")]
+fn is_zero_u32(n: &u32) -> bool {
+    *n == 0
 }

@@ -1,10 +1,12 @@
 //! One request while it runs: what to feed next, the text so far, when to end.
 
+use super::aligned::{MAX_BACKTRACKS, Masks, OnMatch, Outlet};
 use super::{Event, Exactness, Finish, Limits, Outcome, Report, Request, Setting, StopFilter, Timings};
+use crate::align::Match;
 use crate::error::Result;
-use crate::sampling::{BatchItem, Chain, DryBreakers, Extras, NextLogits, SamplingParams, Want};
-use crate::token::{TokenId, TokenSet};
-use crate::vocab::{Specials, Utf8Stream, Vocab};
+use crate::sampling::{BatchItem, Chain, DryBreakers, Extras, NextLogits, Sampled, SamplingParams, Want};
+use crate::token::TokenId;
+use crate::vocab::{Specials, Vocab};
 use std::time::Instant;
 
 /// Text and ids are reserved for this many tokens at most, so that `max_tokens` cannot be used to ask for
@@ -12,31 +14,52 @@ use std::time::Instant;
 const RESERVED_TOKENS: usize = 4096;
 /// Bytes of text a token has on average, rounded up.
 const BYTES_PER_TOKEN: usize = 8;
+/// Most forced tokens fed in one pass.
+const MAX_FORCED: usize = 256;
+
+/// What is known of a produced token.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// Raw bytes of the text before it.
+    start: u64,
+    logprob: f64,
+    log_z: f64,
+}
 
 /// A request while it runs.
 pub(super) struct Slot<B> {
     /// Index among the requests.
     pub index: usize,
-    branch: B,
+    pub branch: B,
     keep_branch: bool,
-    /// What the next step feeds: the prompt first, then the last sampled token.
+    /// What the next step feeds: the prompt first, then what was produced since.
     feed: Vec<TokenId>,
+    /// Tokens at the end of `feed` that nobody drew and whose rows are wanted.
+    n_forced: usize,
+    /// Length the branch must be cut to before the next step.
+    pub cut: Option<usize>,
     chain: Chain,
-    /// Tokens that may be sampled; `None`: all.
-    allowed: Option<TokenSet>,
+    masks: Masks,
+    outlet: Outlet,
     limits: Limits,
     n_prompt: usize,
     n_cached: usize,
+    last_of_prompt: TokenId,
     seed: u64,
-    utf8: Utf8Stream,
-    stop: StopFilter,
-    released: String,
     text: String,
     ids: Vec<TokenId>,
-    logprob: f64,
+    marks: Vec<Mark>,
+    /// Log-probability of the end token.
+    end_logprob: f64,
+    n_backtracks: u32,
+    /// Produced tokens that the branch holds.
+    n_fed: usize,
+    n_total_forced: usize,
     n_evals: u64,
     sampling_s: f64,
     timings: Timings,
+    /// What to end with once the forced tokens were evaluated.
+    ending: Option<Finish>,
     finish: Option<Finish>,
 }
 
@@ -49,34 +72,53 @@ impl<B> Slot<B> {
     ) -> Result<Self> {
         let reserved = request.limits.max_tokens.unwrap_or(RESERVED_TOKENS).min(RESERVED_TOKENS);
         let n_cached = lm.len(&request.branch);
-        let chain = chain(setting, &request, lm.n_vocab(), n_cached + request.tokens.len() + reserved)?;
+        let n_prompt = n_cached + request.tokens.len();
+        let chain = chain(setting, &request, lm.n_vocab(), n_prompt + reserved)?;
+        let forbidden = match request.limits.ignore_eos {
+            true => setting.vocab.eog_ids().to_vec(),
+            false => Vec::new(),
+        };
+        let budget = request.limits.max_tokens.unwrap_or(usize::MAX).min(setting.n_ctx - n_prompt);
+        let aligned = request.aligned;
         Ok(Self {
             index,
             branch: request.branch,
             keep_branch: request.keep_branch,
-            n_prompt: n_cached + request.tokens.len(),
+            n_prompt,
             n_cached,
+            last_of_prompt: request.tokens.last().copied().unwrap_or_default(),
             feed: request.tokens,
+            n_forced: 0,
+            cut: None,
             chain,
-            allowed: request.limits.ignore_eos.then(|| without_end_tokens(setting, lm.n_vocab())),
-            stop: StopFilter::new(&request.limits.stop),
+            masks: Masks::new(aligned.constraint, aligned.pressure, lm.n_vocab(), forbidden, budget),
+            outlet: Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop)),
             limits: request.limits,
             seed: request.sampling.seed,
-            utf8: Utf8Stream::default(),
-            released: String::with_capacity(256),
             text: String::with_capacity(reserved * BYTES_PER_TOKEN),
             ids: Vec::with_capacity(reserved),
-            logprob: 0.0,
+            marks: Vec::with_capacity(reserved),
+            end_logprob: 0.0,
+            n_backtracks: 0,
+            n_fed: 0,
+            n_total_forced: 0,
             n_evals: 0,
             sampling_s: 0.0,
             timings: Timings::default(),
+            ending: None,
             finish: None,
         })
     }
 
     /// What the next forward pass evaluates for this request.
     pub fn item(&self) -> BatchItem<'_, B> {
-        BatchItem { branch: &self.branch, tokens: &self.feed, want: Want::Last }
+        let want = if self.n_forced > 0 { Want::All } else { Want::Last };
+        BatchItem { branch: &self.branch, tokens: &self.feed, want }
+    }
+
+    /// Rows the next forward pass gives for this request.
+    pub fn n_rows(&self) -> usize {
+        if self.n_forced > 0 { self.feed.len() } else { 1 }
     }
 
     pub fn is_done(&self) -> bool {
@@ -88,10 +130,11 @@ impl<B> Slot<B> {
         self.finish.get_or_insert(why);
     }
 
-    /// Takes the logits after everything fed: samples, shows, decides whether to end.
-    pub fn take_step(
+    /// Takes the logits after everything fed, `row(0)` to `row(n_rows - 1)`: samples, shows, decides whether
+    /// to end.
+    pub fn take_step<'r>(
         &mut self,
-        logits: &[f32],
+        row: impl Fn(usize) -> &'r [f32],
         forward_s: f64,
         n_evals: u64,
         setting: &Setting<'_>,
@@ -99,16 +142,9 @@ impl<B> Slot<B> {
     ) -> Result<()> {
         let started = Instant::now();
         self.n_evals += n_evals.min(self.feed.len() as u64);
-        let first = self.ids.is_empty() && self.feed.len() + self.n_cached == self.n_prompt;
+        let first = self.ids.is_empty();
         *(if first { &mut self.timings.prefill_s } else { &mut self.timings.decode_s }) += forward_s;
-        if self.limits.max_tokens == Some(0) {
-            self.finish(Finish::Length);
-            return Ok(());
-        }
-        let sampled = self.chain.sample(logits, self.allowed.as_ref(), self.ids.len() as u64)?;
-        self.chain.accept(sampled.token)?;
-        self.logprob += sampled.logprob.unwrap_or(0.0);
-        self.take_token(sampled.token, setting);
+        self.step(row, setting)?;
         let spent = started.elapsed().as_secs_f64();
         self.sampling_s += spent;
         self.timings.decode_s += spent;
@@ -116,45 +152,201 @@ impl<B> Slot<B> {
         Ok(())
     }
 
-    fn take_token(&mut self, token: TokenId, setting: &Setting<'_>) {
-        if setting.vocab.is_eog(token) && !self.limits.ignore_eos {
-            self.finish(Finish::Eos);
-            return;
-        }
-        self.ids.push(token);
-        self.feed.clear();
-        self.feed.push(token);
-        self.read_token(token, setting);
-        if self.stop.hit().is_some() {
-            self.finish(Finish::Stop);
-        } else if Some(self.ids.len()) == self.limits.max_tokens {
+    fn step<'r>(&mut self, row: impl Fn(usize) -> &'r [f32], setting: &Setting<'_>) -> Result<()> {
+        if self.limits.max_tokens == Some(0) {
             self.finish(Finish::Length);
-        } else if self.n_prompt + self.ids.len() >= setting.n_ctx {
-            self.finish(Finish::ContextFull);
+            return Ok(());
+        }
+        self.n_fed = self.ids.len();
+        self.judge_forced(&row)?;
+        if let Some(why) = self.ending.take() {
+            self.finish(why);
+            return Ok(());
+        }
+        if self.ids.is_empty() && self.n_backtracks == 0 {
+            self.masks.prepare(0)?;
+        }
+        let logits = row(self.n_rows() - 1);
+        self.feed.clear();
+        self.n_forced = 0;
+        let Some(sampled) = self.choose(logits)? else { return self.leave_dead_end() };
+        let mark = Mark {
+            start: self.outlet.n_seen(),
+            logprob: sampled.logprob.unwrap_or(0.0),
+            log_z: sampled.log_z.unwrap_or(0.0),
+        };
+        self.take_token(sampled.token, mark, setting)?;
+        self.force(setting)
+    }
+
+    /// Enters what the rows say about the tokens nobody drew.
+    fn judge_forced<'r>(&mut self, row: &impl Fn(usize) -> &'r [f32]) -> Result<()> {
+        let from = self.ids.len() - self.n_forced;
+        let before = self.n_rows() - 1 - self.n_forced;
+        for i in 0..self.n_forced {
+            let logprob = self.chain.logprob(row(before + i), self.ids[from + i])?;
+            let mark = &mut self.marks[from + i];
+            (mark.logprob, mark.log_z) = (logprob, logprob);
+        }
+        Ok(())
+    }
+
+    /// Draws the next token; none if nothing may come next.
+    fn choose(&mut self, logits: &[f32]) -> Result<Option<Sampled>> {
+        if self.masks.is_pressed() {
+            self.chain.set_step_bias(self.masks.press(self.ids.len()));
+        }
+        let mut refused = 0;
+        loop {
+            if self.masks.is_dead_end() {
+                return Ok(None);
+            }
+            // a place asked again must not give the same number again
+            self.chain.set_attempt(self.n_backtracks << 20 | refused);
+            let sampled = self.chain.sample(logits, self.masks.allowed(), self.ids.len() as u64)?;
+            if self.masks.take(sampled.token)? {
+                self.chain.accept(sampled.token)?;
+                return Ok(Some(sampled));
+            }
+            refused += 1;
         }
     }
 
-    /// Turns the token into text and releases what no stop string can claim any more.
-    fn read_token(&mut self, token: TokenId, setting: &Setting<'_>) {
+    fn take_token(&mut self, token: TokenId, mark: Mark, setting: &Setting<'_>) -> Result<()> {
+        if setting.vocab.is_eog(token) && !self.limits.ignore_eos {
+            self.end_logprob = mark.logprob;
+            return self.end(Finish::Eos);
+        }
+        self.ids.push(token);
+        self.marks.push(mark);
+        self.feed.push(token);
         let bytes = match self.limits.show_special {
             true => setting.vocab.token_piece(token),
             false => setting.vocab.token_bytes(token),
         };
-        let Self { utf8, stop, released, .. } = self;
-        utf8.push(bytes, |text| stop.push(text, released));
+        if let Some(found) = self.outlet.push(bytes) {
+            return self.matched(found);
+        }
+        if self.outlet.stop().hit().is_some() {
+            self.finish(Finish::Stop);
+        } else if Some(self.ids.len()) == self.limits.max_tokens {
+            return self.end(Finish::Length);
+        } else if self.n_prompt + self.ids.len() >= setting.n_ctx {
+            return self.end(Finish::ContextFull);
+        }
+        Ok(())
     }
 
-    /// Passes released text on; at the end also what was held back.
-    pub fn show(&mut self, sink: &mut dyn FnMut(usize, Event<'_>)) {
-        if self.is_done() && self.stop.hit().is_none() {
-            let Self { utf8, stop, released, .. } = self;
-            utf8.flush(|text| stop.push(text, released));
-            stop.finish(released);
+    /// The text is over: what was held is let out, unless an excluded phrase turns out to be complete.
+    fn end(&mut self, why: Finish) -> Result<()> {
+        if let Some(found) = self.outlet.finish() {
+            return match why {
+                // the end was taken by the constraint as a token, too
+                Finish::Eos => self.matched_at_end(found),
+                _ => self.matched(found),
+            };
         }
-        if !self.released.is_empty() {
-            sink(self.index, Event::Text(&self.released));
-            self.text.push_str(&self.released);
-            self.released.clear();
+        self.finish(why);
+        Ok(())
+    }
+
+    /// Takes the next tokens as long as there is no choice.
+    fn force(&mut self, setting: &Setting<'_>) -> Result<()> {
+        while self.finish.is_none() && self.cut.is_none() {
+            let forced = self.masks.prepare(self.ids.len())?.filter(|&t| !setting.vocab.is_eog(t));
+            let Some(token) = forced.filter(|_| self.n_forced < MAX_FORCED) else { return Ok(()) };
+            if !self.masks.take(token)? {
+                return Ok(()); // a dead end, found at the next step
+            }
+            self.chain.accept(token)?;
+            let mark = Mark { start: self.outlet.n_seen(), logprob: 0.0, log_z: 0.0 };
+            self.n_forced += 1;
+            self.n_total_forced += 1;
+            self.take_token(token, mark, setting)?;
+        }
+        if self.n_forced > 0 && self.cut.is_none() {
+            // the rows of the forced tokens are still wanted
+            self.ending = self.finish.take();
+        }
+        Ok(())
+    }
+
+    fn matched(&mut self, found: Match) -> Result<()> {
+        if self.outlet.on_match() == Some(OnMatch::Stop) {
+            self.finish(Finish::Excluded);
+            return Ok(());
+        }
+        self.go_back(found.start)
+    }
+
+    /// As `matched`, when it was the end of the text that completed the phrase.
+    fn matched_at_end(&mut self, found: Match) -> Result<()> {
+        if let Some(constraint) = &mut self.masks.constraint {
+            constraint.rollback(1)?;
+        }
+        self.chain.rollback(1)?;
+        self.matched(found)
+    }
+
+    /// Takes the text back to before the token in which byte `start` lies, and refuses that token there.
+    fn go_back(&mut self, start: u64) -> Result<()> {
+        let n = self.marks.partition_point(|m| m.start <= start).saturating_sub(1);
+        self.n_backtracks += 1;
+        if self.n_backtracks > MAX_BACKTRACKS
+            || self.marks.get(n).is_none_or(|m| m.start < self.outlet.n_final())
+        {
+            self.finish(Finish::Excluded);
+            return Ok(());
+        }
+        let len = self.ids.len();
+        self.masks.cut(n, len, self.ids[n])?;
+        self.chain.rollback(len - n)?;
+        self.outlet.rewind(self.marks[n].start)?;
+        self.ids.truncate(n);
+        self.marks.truncate(n);
+        self.feed_again(n);
+        self.masks.prepare(n)?;
+        Ok(())
+    }
+
+    /// Feeds the last of `n` tokens again, since its row is gone, and those that were never fed.
+    fn feed_again(&mut self, n: usize) {
+        self.feed.clear();
+        let Some(last) = n.checked_sub(1) else {
+            self.feed.push(self.last_of_prompt);
+            (self.n_forced, self.cut) = (0, Some(self.n_prompt - 1));
+            return;
+        };
+        let keep = last.min(self.n_fed);
+        self.feed.extend_from_slice(&self.ids[keep..]);
+        self.n_forced = self.feed.len() - 1;
+        self.cut = Some(self.n_prompt + keep);
+    }
+
+    /// Nothing may come next: goes back one token, if that has not been shown.
+    fn leave_dead_end(&mut self) -> Result<()> {
+        match self.marks.last() {
+            Some(last) if last.start >= self.outlet.n_final() => {
+                let start = last.start;
+                self.go_back(start)?;
+                if self.finish == Some(Finish::Excluded) {
+                    self.finish = Some(Finish::DeadEnd);
+                }
+            }
+            _ => self.finish(Finish::DeadEnd),
+        }
+        Ok(())
+    }
+
+    /// Passes released text on.
+    pub fn show(&mut self, sink: &mut dyn FnMut(usize, Event<'_>)) {
+        if self.finish == Some(Finish::Cancelled) {
+            self.outlet.finish();
+        }
+        if !self.outlet.released.is_empty() {
+            sink(self.index, Event::Text(&self.outlet.released));
+            self.text.push_str(&self.outlet.released);
+            self.outlet.released.clear();
         }
     }
 
@@ -162,15 +354,19 @@ impl<B> Slot<B> {
     pub fn into_outcome(mut self, setting: &Setting<'_>) -> (Option<B>, Outcome) {
         let total = self.timings.prefill_s + self.timings.decode_s;
         self.timings.alignment_share = if total > 0.0 { self.sampling_s / total } else { 0.0 };
+        let is_masked = self.masks.constraint.is_some() || self.n_backtracks > 0;
         let report = Report {
             finish: self.finish.unwrap_or(Finish::Cancelled),
-            stop: self.stop.hit().map(str::to_owned),
+            stop: self.outlet.stop().hit().map(str::to_owned),
             n_prompt: self.n_prompt,
             n_cached: self.n_cached,
             n_generated: self.ids.len(),
+            n_forced: self.n_total_forced,
+            n_backtracks: self.n_backtracks,
             n_evals: self.n_evals,
-            logprob: self.logprob,
-            exactness: Exactness::Unconstrained,
+            logprob: self.marks.iter().map(|m| m.logprob).sum::<f64>() + self.end_logprob,
+            removed_nats: is_masked.then(|| -self.marks.iter().map(|m| m.log_z).sum::<f64>()),
+            exactness: if is_masked { Exactness::Biased } else { Exactness::Unconstrained },
             seed: self.seed,
             model: setting.model_id.clone(),
             timings: self.timings,
@@ -185,7 +381,8 @@ fn chain<B>(setting: &Setting<'_>, request: &Request<B>, n_vocab: usize, n_token
     if request.sampling.dry.multiplier > 0.0 {
         chain.set_dry_breakers(dry_breakers(setting.vocab, &request.sampling)?);
     }
-    chain.set_extras(Extras { logprob: true, log_z: false });
+    let log_z = request.aligned.constraint.is_some() || request.aligned.bans.is_some();
+    chain.set_extras(Extras { logprob: true, log_z });
     chain.reserve(n_tokens);
     request.tokens.iter().try_for_each(|&t| chain.accept(t))?;
     Ok(chain)
@@ -196,10 +393,4 @@ fn dry_breakers(vocab: &Vocab, sampling: &SamplingParams) -> Result<DryBreakers>
     DryBreakers::new(&sampling.dry.breakers, bytes, |rest| {
         Ok(vocab.tokenize(&String::from_utf8_lossy(rest), Specials::NONE)?.ids)
     })
-}
-
-fn without_end_tokens(setting: &Setting<'_>, n_vocab: usize) -> TokenSet {
-    let mut set = TokenSet::all(n_vocab);
-    setting.vocab.eog_ids().iter().for_each(|&id| set.remove(id));
-    set
 }

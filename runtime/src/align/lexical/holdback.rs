@@ -89,6 +89,8 @@ pub struct HoldBack {
     found: Option<Match>,
     /// Whether the end of the text was looked at.
     is_finished: bool,
+    /// Ends of what was pushed and not yet released, if text is released by whole pushes only.
+    pushes: Option<VecDeque<u64>>,
 }
 
 impl HoldBack {
@@ -106,7 +108,15 @@ impl HoldBack {
             n_released: 0,
             found: None,
             is_finished: false,
+            pushes: None,
         })
+    }
+
+    /// As [`HoldBack::new`], but what was pushed together is released together: after a match the text can
+    /// always be cut before the push in which the phrase begins.
+    /// # Errors As [`HoldBack::new`].
+    pub fn by_push(phrases: &[Phrase]) -> Result<Self> {
+        Ok(Self { pushes: Some(VecDeque::new()), ..Self::new(phrases)? })
     }
 
     /// Takes more of the text, cut anywhere, and appends to `out` what can be let out. Bytes that are not
@@ -114,6 +124,9 @@ impl HoldBack {
     /// it and can begin no other one is let out.
     pub fn push(&mut self, bytes: &[u8], out: &mut String) -> Option<Match> {
         self.n_seen += bytes.len() as u64;
+        if let Some(pushes) = &mut self.pushes {
+            pushes.push_back(self.n_seen);
+        }
         for &byte in bytes {
             if self.found.is_some() {
                 break;
@@ -171,6 +184,11 @@ impl HoldBack {
         }
         self.is_finished = false;
         self.n_seen = n_bytes;
+        if let Some(pushes) = &mut self.pushes {
+            while pushes.back().is_some_and(|end| *end > n_bytes) {
+                pushes.pop_back();
+            }
+        }
         Ok(())
     }
 
@@ -260,11 +278,23 @@ impl HoldBack {
                 hold_from = hold_from.min(self.symbols[i].back(depth).map_or(self.n_released, |s| s.0));
             }
         }
+        hold_from = self.whole_pushes(hold_from);
         while let Some(held) = self.held.front().copied().filter(|h| h.at + u64::from(h.len) <= hold_from) {
             self.held.pop_front();
             out.push(held.c);
             self.n_released = held.at + u64::from(held.len);
         }
+    }
+
+    /// The last end of a push at or before `at`; `at` itself if pushes may be cut.
+    fn whole_pushes(&mut self, at: u64) -> u64 {
+        let Some(pushes) = &mut self.pushes else { return at };
+        let mut end = self.n_released;
+        while let Some(&next) = pushes.front().filter(|next| **next <= at) {
+            end = next;
+            pushes.pop_front();
+        }
+        end
     }
 }
 

@@ -14,7 +14,7 @@ use std::time::Instant;
 use truing::TokenId;
 use truing::model::{Context, Model};
 use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
+use truing::session::{self, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
 
 /// Complete a prompt.
 #[derive(Debug, Args)]
@@ -196,6 +196,7 @@ impl Generate {
                 sampling: job.sampling,
                 limits: job.limits,
                 keep_branch: false,
+                aligned: Aligned::default(),
             });
         }
         let setting =

@@ -12,7 +12,7 @@ use truing::TokenId;
 use truing::config::Profile;
 use truing::model::{Branch, CancelFlag, Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Event, Limits, Outcome, Request, Setting};
+use truing::session::{self, Aligned, Event, Limits, Outcome, Request, Setting};
 use truing::template::{ChatTemplate, Message};
 
 /// One message, as saved.
@@ -168,6 +168,7 @@ impl Conversation {
             sampling: self.sampling.clone(),
             limits: self.limits.clone(),
             keep_branch: true,
+            aligned: Aligned::default(),
         };
         let setting = Setting {
             vocab: self.model.vocab(),

@@ -1,0 +1,279 @@
+//! What one request asks of its text, step by step: the mask before each draw, what is taken, what is taken
+//! back, and what may be shown.
+//!
+//! The mask of the next token is computed as soon as the last one is taken: if only one token is left it is
+//! forced, and a run of forced tokens costs the model one pass. Cost: that of the constraint's mask, and one
+//! pass over the mask's words. Forcing loses nothing but the freedom to spell what is forced in another way
+//! where the constraint allows a single spelling anyway.
+
+use super::StopFilter;
+use crate::align::{Constraint, HoldBack, Match};
+use crate::error::Result;
+use crate::token::{TokenId, TokenSet};
+use crate::vocab::Utf8Stream;
+
+/// What happens when an excluded phrase has been completed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnMatch {
+    /// The text goes back to where the phrase began and takes another way.
+    Backtrack,
+    /// The text ends before the phrase.
+    Stop,
+}
+
+/// Phrases that are found in the text as it comes, instead of being masked.
+#[derive(Clone, Debug)]
+pub struct Bans {
+    /// The filter; nothing that may still become a phrase passes it.
+    pub filter: HoldBack,
+    /// What a match does.
+    pub on_match: OnMatch,
+}
+
+/// What a request asks of its text. By default nothing.
+#[derive(Default)]
+pub struct Aligned {
+    /// The mask of every token.
+    pub constraint: Option<Box<dyn Constraint>>,
+    /// Phrases found as they come. With a constraint that excludes them anyway, only holds their beginnings.
+    pub bans: Option<Bans>,
+    /// Most logits that are added to tokens on the way to what must still be said, when the limit comes near.
+    pub pressure: f32,
+}
+
+impl std::fmt::Debug for Aligned {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Aligned")
+            .field("constraint", &self.constraint.is_some())
+            .field("bans", &self.bans)
+            .field("pressure", &self.pressure)
+            .finish_non_exhaustive()
+    }
+}
+
+impl From<Box<dyn Constraint>> for Aligned {
+    fn from(constraint: Box<dyn Constraint>) -> Self {
+        Self { constraint: Some(constraint), ..Self::default() }
+    }
+}
+
+/// Share of the budget in which pressure grows.
+const PRESSED_SHARE: f64 = 0.3;
+/// Times a text is taken back before it is given up.
+pub(super) const MAX_BACKTRACKS: u32 = 64;
+
+/// The tokens that may come next.
+pub(super) struct Masks {
+    pub constraint: Option<Box<dyn Constraint>>,
+    allowed: TokenSet,
+    /// End tokens that are never wanted.
+    forbidden: Vec<TokenId>,
+    /// Tokens that led to a dead end or a phrase, with their place.
+    refused: Vec<(usize, TokenId)>,
+    is_masked: bool,
+    pressure: f32,
+    advancing: Vec<TokenId>,
+    /// Tokens left when the request began; 0 without a limit.
+    budget: usize,
+}
+
+impl Masks {
+    pub fn new(
+        constraint: Option<Box<dyn Constraint>>,
+        pressure: f32,
+        n_vocab: usize,
+        forbidden: Vec<TokenId>,
+        budget: usize,
+    ) -> Self {
+        Self {
+            is_masked: constraint.is_some() || !forbidden.is_empty(),
+            constraint,
+            allowed: TokenSet::all(n_vocab),
+            forbidden,
+            refused: Vec::new(),
+            pressure,
+            advancing: Vec::new(),
+            budget,
+        }
+    }
+
+    /// Computes the mask after `n` tokens. Returns the only allowed token, if there is just one.
+    pub fn prepare(&mut self, n: usize) -> Result<Option<TokenId>> {
+        let Some(constraint) = &mut self.constraint else {
+            if self.is_masked {
+                self.reset(n);
+            }
+            return Ok(None);
+        };
+        self.allowed.fill();
+        constraint.mask(&mut self.allowed)?;
+        self.strike(n);
+        Ok(single(&self.allowed))
+    }
+
+    fn reset(&mut self, n: usize) {
+        self.allowed.fill();
+        self.strike(n);
+    }
+
+    fn strike(&mut self, n: usize) {
+        let Self { allowed, forbidden, refused, .. } = self;
+        forbidden.iter().for_each(|&t| allowed.remove(t));
+        refused.iter().filter(|(at, _)| *at == n).for_each(|(_, t)| allowed.remove(*t));
+    }
+
+    /// The mask, if anything is masked.
+    pub fn allowed(&self) -> Option<&TokenSet> {
+        self.is_masked.then_some(&self.allowed)
+    }
+
+    /// Whether nothing may come next.
+    pub fn is_dead_end(&self) -> bool {
+        self.is_masked && self.allowed.is_empty()
+    }
+
+    /// Gives the drawn token to the constraint. False if it refuses it; the mask is then without it.
+    pub fn take(&mut self, token: TokenId) -> Result<bool> {
+        let taken = match &mut self.constraint {
+            Some(constraint) => constraint.accept(token)?,
+            None => true,
+        };
+        if !taken {
+            self.allowed.remove(token);
+        }
+        Ok(taken)
+    }
+
+    /// Cuts the text to `n` of `len` tokens and refuses `token` there from now on.
+    pub fn cut(&mut self, n: usize, len: usize, token: TokenId) -> Result<()> {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.rollback(len - n)?;
+        }
+        self.refused.retain(|(at, _)| *at <= n);
+        self.refused.push((n, token));
+        self.is_masked = true;
+        Ok(())
+    }
+
+    /// What to add to the logits of which tokens, `n` tokens into the text.
+    pub fn press(&mut self, n: usize) -> impl Iterator<Item = (TokenId, f32)> + '_ {
+        self.advancing.clear();
+        let mut weight = 0.0;
+        if self.pressure > 0.0
+            && self.budget > 0
+            && let Some(constraint) = &mut self.constraint
+            && let Some(need) = constraint.witness_len()
+        {
+            let slack = self.budget.saturating_sub(n).saturating_sub(need) as f64;
+            let share = 1.0 - slack / (PRESSED_SHARE * self.budget as f64);
+            weight = self.pressure * share.max(0.0) as f32;
+            if weight > 0.0 {
+                constraint.advancing(&mut self.advancing);
+            }
+        }
+        self.advancing.iter().map(move |&t| (t, weight))
+    }
+
+    /// Whether pressure may ever be put on.
+    pub fn is_pressed(&self) -> bool {
+        self.pressure > 0.0 && self.budget > 0
+    }
+}
+
+fn single(set: &TokenSet) -> Option<TokenId> {
+    let mut found = None;
+    for (i, &word) in set.words().iter().enumerate().filter(|(_, w)| **w != 0) {
+        if found.is_some() || !word.is_power_of_two() {
+            return None;
+        }
+        found = Some((i * 64) as TokenId + word.trailing_zeros());
+    }
+    found
+}
+
+/// Turns token bytes into text that may be shown: whole characters, no beginning of an excluded phrase, no
+/// beginning of a stop string, in this order.
+pub(super) struct Outlet {
+    utf8: Utf8Stream,
+    bans: Option<Bans>,
+    stop: StopFilter,
+    /// Text between the two filters.
+    passed: String,
+    /// Raw bytes seen.
+    n_seen: u64,
+    pub released: String,
+}
+
+impl Outlet {
+    pub fn new(bans: Option<Bans>, stop: StopFilter) -> Self {
+        Self {
+            utf8: Utf8Stream::default(),
+            bans,
+            stop,
+            passed: String::new(),
+            n_seen: 0,
+            released: String::with_capacity(256),
+        }
+    }
+
+    /// Takes the bytes of one token.
+    pub fn push(&mut self, bytes: &[u8]) -> Option<Match> {
+        self.n_seen += bytes.len() as u64;
+        let Self { utf8, bans, stop, passed, released, .. } = self;
+        let Some(bans) = bans else {
+            utf8.push(bytes, |text| stop.push(text, released));
+            return None;
+        };
+        let found = bans.filter.push(bytes, passed);
+        stop.push(passed, released);
+        passed.clear();
+        found
+    }
+
+    /// The text ends here: what was held is let out, unless a phrase is completed by the end.
+    pub fn finish(&mut self) -> Option<Match> {
+        let Self { utf8, bans, stop, passed, released, .. } = self;
+        match bans {
+            None => utf8.flush(|text| stop.push(text, released)),
+            Some(bans) => {
+                let found = bans.filter.finish(passed);
+                stop.push(passed, released);
+                passed.clear();
+                if found.is_some() {
+                    return found;
+                }
+            }
+        }
+        stop.finish(released);
+        None
+    }
+
+    /// The text ends before what is held: an excluded phrase or a stop string.
+    pub fn stop(&self) -> &StopFilter {
+        &self.stop
+    }
+
+    /// What a match does; none without bans.
+    pub fn on_match(&self) -> Option<OnMatch> {
+        self.bans.as_ref().map(|b| b.on_match)
+    }
+
+    /// Raw bytes of the text so far.
+    pub fn n_seen(&self) -> u64 {
+        self.n_seen
+    }
+
+    /// Raw bytes that cannot be taken back.
+    pub fn n_final(&self) -> u64 {
+        self.bans.as_ref().map_or(self.n_seen, |b| b.filter.n_released())
+    }
+
+    /// Takes back the text behind `n_bytes`.
+    pub fn rewind(&mut self, n_bytes: u64) -> Result<()> {
+        if let Some(bans) = &mut self.bans {
+            bans.filter.rewind(n_bytes)?;
+            self.n_seen = n_bytes;
+        }
+        Ok(())
+    }
+}
