@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use serde::Deserialize;
+
 use super::both::Both;
 use super::bytewise::{Bytewise, Limits};
 use super::constraint::Constraint;
@@ -15,7 +17,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::grammar::{Automaton, Grammar};
 
 /// Which part of the text wording and lengths are about, when the constraint begins after a marker.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Scope {
     /// What follows the marker.
     #[default]
@@ -26,6 +29,17 @@ pub enum Scope {
     All,
 }
 
+/// The shape of a text.
+#[derive(Clone, Debug)]
+pub enum Shape {
+    /// A grammar or regular expression, enforced by an automaton over bytes.
+    Grammar(Grammar),
+    /// A JSON Schema.
+    JsonSchema(String),
+    /// A grammar in Lark, in the dialect of llguidance.
+    Lark(String),
+}
+
 /// What is asked of a text. Empty by default: everything is allowed.
 #[derive(Clone, Debug, Default)]
 pub struct Constraints {
@@ -34,7 +48,7 @@ pub struct Constraints {
     /// Length in tokens, the ending one not counted.
     pub tokens: Range,
     /// The shape.
-    pub grammar: Option<Grammar>,
+    pub shape: Option<Shape>,
     /// The text is free up to and including the first occurrence of this.
     pub after: Option<String>,
     /// The text is free again from the first occurrence of this at a place where it could end.
@@ -46,7 +60,7 @@ pub struct Constraints {
 impl Constraints {
     /// Whether nothing is asked.
     pub fn is_empty(&self) -> bool {
-        self.grammar.is_none() && self.after.is_none() && !self.tokens.is_active() && self.wording.is_empty()
+        self.shape.is_none() && self.after.is_none() && !self.tokens.is_active() && self.wording.is_empty()
     }
 
     /// The constraint over the vocabulary of `trie`. `limits` are those of the generation; lengths in tokens
@@ -56,8 +70,15 @@ impl Constraints {
     /// `Unsatisfiable` if no accepted text within the limits is known.
     pub fn compile(&self, trie: &Arc<TokenTrie>, limits: Limits) -> Result<Box<dyn Constraint>> {
         let limits = self.limits(limits)?;
+        let grammar = match &self.shape {
+            None => None,
+            Some(Shape::Grammar(grammar)) => Some(grammar),
+            Some(Shape::JsonSchema(_) | Shape::Lark(_)) => {
+                return Err(Error::new(ErrorKind::Unsupported, "JSON Schema and Lark"));
+            }
+        };
         let free_words = self.after.is_some() && self.scope == Scope::Free;
-        match (&self.after, self.has_wording(), &self.grammar) {
+        match (&self.after, self.has_wording(), grammar) {
             (None, _, _) if self.until.is_some() => {
                 Err(bad("`until` needs `after`: the text before is not constrained otherwise"))
             }

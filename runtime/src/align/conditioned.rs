@@ -74,7 +74,9 @@ mod tests {
         let grammar = Grammar::regex(&r1_pattern()).expect("pattern");
         let trie = Arc::new(TokenTrie::new(Arc::new(ListVocab::new(r1().tokens))));
         let machine = grammar.compile(&trie.single_bytes()).expect("automaton");
-        Box::new(Bytewise::new(machine, trie, Limits { max_tokens, ..Limits::default() }).expect("satisfiable"))
+        Box::new(
+            Bytewise::new(machine, trie, Limits { max_tokens, ..Limits::default() }).expect("satisfiable"),
+        )
     }
 
     /// All words of the language, as one alternation: independent of any automaton.

@@ -10,6 +10,7 @@ mod compose;
 mod conditioned;
 mod constraint;
 mod guided;
+mod judge;
 mod lexical;
 mod masks;
 mod staged;
@@ -20,10 +21,11 @@ mod verdict;
 
 pub use both::Both;
 pub use bytewise::{Bytewise, Limits};
-pub use compose::{Constraints, Scope};
+pub use compose::{Constraints, Scope, Shape};
 pub use conditioned::ConstraintMasks;
 pub use constraint::Constraint;
 pub use guided::{Guide, GuidedGrammar, JsonOptions, Tool, Whitespace};
+pub use judge::Judge;
 pub use lexical::{
     Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,
     WordingAutomaton, WordingState,

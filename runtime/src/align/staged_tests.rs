@@ -80,7 +80,7 @@ fn the_free_part_closes_in_time_for_the_answer() {
     for (scope, words) in [(Scope::Strict, None), (Scope::Free, Some(&wording)), (Scope::All, Some(&wording))]
     {
         let constraints = Constraints {
-            grammar: Some(grammar.clone()),
+            shape: Some(Shape::Grammar(grammar.clone())),
             after: Some("</think>".to_owned()),
             wording: words.cloned().unwrap_or_default(),
             scope,

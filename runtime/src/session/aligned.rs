@@ -7,10 +7,11 @@
 //! where the constraint allows a single spelling anyway.
 
 use super::StopFilter;
-use crate::align::{Constraint, HoldBack, Match};
+use crate::align::{Constraint, HoldBack, Judge, Match};
 use crate::error::Result;
 use crate::token::{TokenId, TokenSet};
 use crate::vocab::Utf8Stream;
+use std::sync::Arc;
 
 /// What happens when an excluded phrase has been completed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +40,8 @@ pub struct Aligned {
     pub bans: Option<Bans>,
     /// Most logits that are added to tokens on the way to what must still be said, when the limit comes near.
     pub pressure: f32,
+    /// Judges the finished text, for the report.
+    pub judge: Option<Arc<Judge>>,
 }
 
 impl std::fmt::Debug for Aligned {

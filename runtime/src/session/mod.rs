@@ -7,11 +7,13 @@
 //! by that one step.
 
 mod aligned;
+mod plan;
 mod report;
 mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
+pub use plan::{AlignPlan, token_trie};
 pub use report::{Exactness, Finish, Report, Timings};
 pub use stop::StopFilter;
 

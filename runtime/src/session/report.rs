@@ -1,5 +1,6 @@
 //! What a generation did, for people and programs.
 
+use crate::align::Verdict;
 use serde::Serialize;
 
 /// Why a generation ended.
@@ -78,6 +79,9 @@ pub struct Report {
     pub removed_nats: Option<f64>,
     /// How the text relates to the model's distribution.
     pub exactness: Exactness,
+    /// What the text did with each constraint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub constraints: Option<Verdict>,
     /// The seed of the draws.
     pub seed: u64,
     /// Identity of the model file.

@@ -2,11 +2,12 @@
 
 use super::aligned::{MAX_BACKTRACKS, Masks, OnMatch, Outlet};
 use super::{Event, Exactness, Finish, Limits, Outcome, Report, Request, Setting, StopFilter, Timings};
-use crate::align::Match;
+use crate::align::{Judge, Match};
 use crate::error::Result;
 use crate::sampling::{BatchItem, Chain, DryBreakers, Extras, NextLogits, Sampled, SamplingParams, Want};
 use crate::token::TokenId;
 use crate::vocab::{Specials, Vocab};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// Text and ids are reserved for this many tokens at most, so that `max_tokens` cannot be used to ask for
@@ -55,6 +56,7 @@ pub(super) struct Slot<B> {
     /// Produced tokens that the branch holds.
     n_fed: usize,
     n_total_forced: usize,
+    judge: Option<Arc<Judge>>,
     n_evals: u64,
     sampling_s: f64,
     timings: Timings,
@@ -102,6 +104,7 @@ impl<B> Slot<B> {
             n_backtracks: 0,
             n_fed: 0,
             n_total_forced: 0,
+            judge: aligned.judge,
             n_evals: 0,
             sampling_s: 0.0,
             timings: Timings::default(),
@@ -367,6 +370,7 @@ impl<B> Slot<B> {
             logprob: self.marks.iter().map(|m| m.logprob).sum::<f64>() + self.end_logprob,
             removed_nats: is_masked.then(|| -self.marks.iter().map(|m| m.log_z).sum::<f64>()),
             exactness: if is_masked { Exactness::Biased } else { Exactness::Unconstrained },
+            constraints: self.judge.as_ref().and_then(|judge| judge.verdict(&self.text).ok()),
             seed: self.seed,
             model: setting.model_id.clone(),
             timings: self.timings,

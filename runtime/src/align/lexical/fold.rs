@@ -6,6 +6,7 @@
 //! see whether the next character composes.
 //! Source: Unicode Standard Annex 15; Unicode 16, section 3.13, definitions D144 to D146.
 
+use serde::Deserialize;
 use std::sync::OnceLock;
 
 use super::chartypes::{Kind, Types};
@@ -14,7 +15,8 @@ use rustc_hash::FxHashMap;
 use unicode_normalization::char::{canonical_combining_class, decompose_canonical, decompose_compatible};
 
 /// Which spellings of a character count as one.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Norm {
     /// None but the same code points.
     None,
@@ -26,7 +28,8 @@ pub enum Norm {
 }
 
 /// Whether letter case matters.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Case {
     /// Full case folding: `ß` is `SS`. `I` folds to `i`, also in Turkish; dotless `ı` stays itself.
     #[default]

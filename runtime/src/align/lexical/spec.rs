@@ -2,9 +2,11 @@
 
 use super::fold::{Case, Norm};
 use crate::error::{Error, ErrorKind, Result};
+use serde::Deserialize;
 
 /// Where a phrase counts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Boundary {
     /// As whole words: neither side touches a word character (Alphabetic, Mark, Number or
     /// Connector_Punctuation). Characters of scripts written without spaces are words by themselves.

@@ -1,6 +1,6 @@
 //! `truing generate`: one completion, several draws, or a batch.
 
-use crate::args::{self, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
+use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
@@ -14,7 +14,7 @@ use std::time::Instant;
 use truing::TokenId;
 use truing::model::{Context, Model};
 use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use truing::session::{self, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
+use truing::session::{self, AlignPlan, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
 
 /// Complete a prompt.
 #[derive(Debug, Args)]
@@ -33,6 +33,8 @@ pub struct Generate {
     sampling: SamplingArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    constraints: ConstraintArgs,
     /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
     samples: Option<u32>,
@@ -69,6 +71,54 @@ struct Job {
     tokens: Vec<TokenId>,
     sampling: SamplingParams,
     limits: session::Limits,
+    aligned: Aligned,
+}
+
+/// What all answers share: the settings of profile and flags.
+struct Settings {
+    sampling: SamplingParams,
+    limits: session::Limits,
+    prompt: PromptArgs,
+    plan: Option<AlignPlan>,
+    n_ctx: usize,
+}
+
+impl Settings {
+    fn new(args: &Generate, model: &Arc<Model>) -> Result<Self> {
+        let (profile, asked) = args.constraints.resolve()?;
+        let mut prompt = args.prompt.clone();
+        prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
+        let plan = match asked.is_empty() {
+            true => None,
+            false => AlignPlan::new(&profile.constraints, asked, &session::token_trie(model))?,
+        };
+        Ok(Self {
+            sampling: args.sampling.params(&profile)?,
+            limits: args.limits.limits(&profile),
+            prompt,
+            plan,
+            n_ctx: args.model.run.n_ctx(model),
+        })
+    }
+
+    fn aligned(&self, n_prompt: usize, limits: &session::Limits) -> Result<Aligned> {
+        let room = self.n_ctx.saturating_sub(n_prompt);
+        match &self.plan {
+            Some(plan) => Ok(plan.aligned(limits.max_tokens.unwrap_or(usize::MAX).min(room))?),
+            None => Ok(Aligned::default()),
+        }
+    }
+
+    fn job(
+        &self,
+        id: Value,
+        tokens: Vec<TokenId>,
+        sampling: SamplingParams,
+        limits: session::Limits,
+    ) -> Result<Job> {
+        let aligned = self.aligned(tokens.len(), &limits)?;
+        Ok(Job { id, tokens, sampling, limits, aligned })
+    }
 }
 
 impl Generate {
@@ -84,11 +134,11 @@ impl Generate {
         let text = self.prompt.text()?;
         let started = Instant::now();
         let model = self.model.open()?;
-        let tokens = prompt::tokens(&model, &self.prompt, &text)?;
+        let settings = Settings::new(self, &model)?;
+        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
+        let job = settings.job(Value::Null, tokens, settings.sampling.clone(), settings.limits.clone())?;
         let mut context = self.model.run.context(&model, 1)?;
         let load_s = started.elapsed().as_secs_f64();
-        let job =
-            Job { id: Value::Null, tokens, sampling: self.sampling.params()?, limits: self.limits.limits() };
         let mut printing = Printing::new(context.cancel_flag());
         let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
         let outcomes = self.answer(&model, &mut context, vec![job], 1, &mut sink)?;
@@ -115,37 +165,22 @@ impl Generate {
     fn run_samples(&self, n: u32) -> Result<()> {
         let text = self.prompt.text()?;
         let model = self.model.open()?;
-        let tokens = prompt::tokens(&model, &self.prompt, &text)?;
-        let sampling = self.sampling.params()?;
-        let jobs = (0..u64::from(n)).map(|i| Job {
-            id: i.into(),
-            tokens: tokens.clone(),
-            sampling: SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() },
-            limits: self.limits.limits(),
+        let settings = Settings::new(self, &model)?;
+        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
+        let sampling = &settings.sampling;
+        let jobs = (0..u64::from(n)).map(|i| {
+            let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
+            settings.job(i.into(), tokens.clone(), sampling, settings.limits.clone())
         });
-        self.run_jobs(&model, jobs.collect())
+        self.run_jobs(&model, jobs.collect::<Result<_>>()?)
     }
 
     fn run_batch(&self, path: &std::path::Path) -> Result<()> {
         let rows = read_rows(path)?;
         let model = self.model.open()?;
-        let sampling = self.sampling.params()?;
-        let jobs = rows.into_iter().map(|row| self.job(&model, row, &sampling)).collect::<Result<_>>()?;
+        let settings = Settings::new(self, &model)?;
+        let jobs = rows.into_iter().map(|row| row_job(&model, row, &settings)).collect::<Result<_>>()?;
         self.run_jobs(&model, jobs)
-    }
-
-    fn job(&self, model: &Arc<Model>, row: Row, sampling: &SamplingParams) -> Result<Job> {
-        let mut prompt = self.prompt.clone();
-        prompt.system = row.system.or(prompt.system);
-        let tokens =
-            prompt::tokens(model, &prompt, &row.prompt).with_context(|| format!("row {}", row.id))?;
-        let mut sampling = sampling.clone();
-        sampling.temperature = row.temperature.unwrap_or(sampling.temperature);
-        sampling.seed = row.seed.unwrap_or(sampling.seed);
-        let mut limits = self.limits.limits();
-        limits.max_tokens = row.max_tokens.or(limits.max_tokens);
-        limits.stop = row.stop.unwrap_or(limits.stop);
-        Ok(Job { id: row.id, tokens, sampling, limits })
     }
 
     /// Answers many jobs together and prints a line for each, in order.
@@ -196,7 +231,7 @@ impl Generate {
                 sampling: job.sampling,
                 limits: job.limits,
                 keep_branch: false,
-                aligned: Aligned::default(),
+                aligned: job.aligned,
             });
         }
         let setting =
@@ -204,6 +239,20 @@ impl Generate {
         let done = session::run(context, &setting, requests, sink)?;
         Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
     }
+}
+
+fn row_job(model: &Arc<Model>, row: Row, settings: &Settings) -> Result<Job> {
+    let mut prompt = settings.prompt.clone();
+    prompt.system = row.system.or(prompt.system);
+    let place = || format!("row {}", row.id);
+    let tokens = prompt::tokens(model, &prompt, &row.prompt).with_context(place)?;
+    let mut sampling = settings.sampling.clone();
+    sampling.temperature = row.temperature.unwrap_or(sampling.temperature);
+    sampling.seed = row.seed.unwrap_or(sampling.seed);
+    let mut limits = settings.limits.clone();
+    limits.max_tokens = row.max_tokens.or(limits.max_tokens);
+    limits.stop = row.stop.unwrap_or(limits.stop);
+    settings.job(row.id.clone(), tokens, sampling, limits).with_context(place)
 }
 
 /// Length of the prefix that all of several prompts share, leaving each at least its last token.

@@ -1,6 +1,6 @@
 //! The conversation: its messages, and the branch that already holds most of them.
 
-use crate::args::{self, PromptArgs, SamplingArgs};
+use crate::args::{self, ConstraintArgs, PromptArgs, SamplingArgs};
 use crate::exit::BadInput;
 use crate::output::{self, Printing};
 use crate::prompt;
@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use truing::TokenId;
+use truing::align::{Constraints, TokenTrie};
 use truing::config::Profile;
 use truing::model::{Branch, CancelFlag, Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Aligned, Event, Limits, Outcome, Request, Setting};
+use truing::session::{self, AlignPlan, Event, Limits, Outcome, Request, Setting};
 use truing::template::{ChatTemplate, Message};
 
 /// One message, as saved.
@@ -43,6 +44,8 @@ pub struct Conversation {
     sampling: SamplingParams,
     limits: Limits,
     parse_special: bool,
+    plan: Option<AlignPlan>,
+    trie: Option<Arc<TokenTrie>>,
     /// Show rates after each answer.
     pub stats: bool,
 }
@@ -66,7 +69,9 @@ impl Conversation {
             template,
             turns: Vec::new(),
             system: prompt.system.clone(),
-            sampling: sampling.params()?,
+            sampling: sampling.params(&Profile::default())?,
+            plan: None,
+            trie: None,
             limits,
             parse_special: prompt.parse_special,
             stats: false,
@@ -96,18 +101,36 @@ impl Conversation {
         self.turns.clear();
     }
 
-    /// Takes system message, sampling and limits from a profile.
+    /// Takes everything from a profile file.
     pub fn apply_profile(&mut self, path: &Path) -> Result<()> {
-        let profile =
-            Profile::parse(&args::read_text(path)?).map_err(|e| e.at(path.display().to_string()))?;
-        profile.sampling.validate(self.context.n_vocab()).map_err(|e| e.at(path.display().to_string()))?;
+        let args = ConstraintArgs { profile: Some(path.to_owned()), ..ConstraintArgs::default() };
+        let (profile, asked) = args.resolve()?;
+        self.apply(&profile, asked, &SamplingArgs::default())?;
         if let Some(system) = profile.prompt.system {
             self.set_system(system);
         }
-        self.sampling = SamplingParams { seed: self.sampling.seed, ..profile.sampling };
+        Ok(())
+    }
+
+    /// Takes system message, sampling, limits and constraints from a profile. `asked`: its constraints;
+    /// `sampling`: what stands over its sampling.
+    pub fn apply(&mut self, profile: &Profile, asked: Constraints, sampling: &SamplingArgs) -> Result<()> {
+        let params = sampling.params(profile)?;
+        params.validate(self.context.n_vocab())?;
+        self.plan = match asked.is_empty() {
+            true => None,
+            false => {
+                let trie = self.trie.get_or_insert_with(|| session::token_trie(&self.model));
+                AlignPlan::new(&profile.constraints, asked, trie)?
+            }
+        };
+        if let Some(system) = profile.prompt.system.clone().filter(|_| self.system.is_none()) {
+            self.set_system(system);
+        }
+        self.sampling = params;
         self.limits.max_tokens = profile.limits.max_tokens.or(self.limits.max_tokens);
         if !profile.limits.stop.is_empty() {
-            self.limits.stop = profile.limits.stop;
+            self.limits.stop.clone_from(&profile.limits.stop);
         }
         Ok(())
     }
@@ -158,6 +181,12 @@ impl Conversation {
         let tokens = self.fitting_prompt()?;
         let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
         let keep = shared.min(tokens.len().saturating_sub(1));
+        let room = self
+            .limits
+            .max_tokens
+            .unwrap_or(usize::MAX)
+            .min(self.context.n_ctx().saturating_sub(tokens.len()));
+        let aligned = self.plan.as_ref().map(|plan| plan.aligned(room)).transpose()?.unwrap_or_default();
         self.context.truncate(&self.branch, keep)?;
         self.held.clear(); // until the answer is there, `branch` is a new one
         self.context.cancel_flag().reset();
@@ -168,7 +197,7 @@ impl Conversation {
             sampling: self.sampling.clone(),
             limits: self.limits.clone(),
             keep_branch: true,
-            aligned: Aligned::default(),
+            aligned,
         };
         let setting = Setting {
             vocab: self.model.vocab(),

@@ -4,7 +4,7 @@ mod conversation;
 mod input;
 mod slash;
 
-use crate::args::{LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
+use crate::args::{ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
 use crate::exit::Interrupted;
 use crate::{interrupt, output, progress};
 use anyhow::Result;
@@ -12,7 +12,6 @@ use clap::Args;
 use conversation::Conversation;
 use input::{Input, Line};
 use slash::{After, Slash};
-use std::path::PathBuf;
 use truing::session::{Finish, Outcome};
 
 /// Talk to a model.
@@ -30,9 +29,8 @@ pub struct Chat {
     sampling: SamplingArgs,
     #[command(flatten)]
     limits: LimitArgs,
-    /// A profile: system message, sampling, limits
-    #[arg(long, value_name = "FILE")]
-    profile: Option<PathBuf>,
+    #[command(flatten)]
+    constraints: ConstraintArgs,
     /// Show tokens per second after each answer
     #[arg(long)]
     stats: bool,
@@ -44,11 +42,11 @@ impl Chat {
         let spinner = progress::spinner("loading");
         let model = self.model.open()?;
         let context = self.model.run.context(&model, 1)?;
-        let mut talk = Conversation::new(model, context, &self.prompt, &self.sampling, self.limits.limits())?;
+        let (profile, asked) = self.constraints.resolve()?;
+        let mut talk =
+            Conversation::new(model, context, &self.prompt, &self.sampling, self.limits.limits(&profile))?;
+        talk.apply(&profile, asked, &self.sampling)?;
         spinner.finish_and_clear();
-        if let Some(path) = &self.profile {
-            talk.apply_profile(path)?;
-        }
         talk.stats = self.stats;
         interrupt::on_ctrl_c(talk.cancel_flag())?;
         if input.is_terminal() {

@@ -1,6 +1,13 @@
 //! Profiles: everything a caller may ask of a generation, as data. TOML for people, the same tree as JSON for
 //! programs. Parsed once into validated types; a key that is not known is an error, never ignored.
 
+mod constraints;
+
+pub use constraints::{
+    ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
+    LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, shape,
+};
+
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::SamplingParams;
 use serde::Deserialize;
@@ -17,6 +24,8 @@ pub struct Profile {
     pub sampling: SamplingParams,
     /// When to end.
     pub limits: LimitSection,
+    /// What the text must satisfy.
+    pub constraints: ConstraintSection,
 }
 
 /// `[prompt]`

@@ -1,0 +1,106 @@
+//! From the constraints of a profile to what each request of one model carries.
+
+use super::aligned::{Aligned, Bans, OnMatch};
+use crate::align::{Constraints, HoldBack, Judge, Limits, TokenBytes, TokenTrie};
+use crate::config::{ConstraintSection, Mode, OnExclude};
+use crate::error::{Error, ErrorKind, Result};
+use crate::model::Model;
+use crate::token::TokenId;
+use std::sync::Arc;
+
+/// The vocabulary of a model as constraints see it.
+struct ModelTokens(Arc<Model>);
+
+impl TokenBytes for ModelTokens {
+    fn n_vocab(&self) -> usize {
+        self.0.vocab().len()
+    }
+    fn bytes(&self, id: TokenId) -> &[u8] {
+        self.0.vocab().token_bytes(id)
+    }
+    fn eog_ids(&self) -> &[TokenId] {
+        self.0.vocab().eog_ids()
+    }
+}
+
+/// The prefix tree of the model's tokens: 10 to 100 ms, once a model.
+pub fn token_trie(model: &Arc<Model>) -> Arc<TokenTrie> {
+    Arc::new(TokenTrie::new(Arc::new(ModelTokens(Arc::clone(model)))))
+}
+
+/// Constraints made ready for the requests of one model.
+#[derive(Debug)]
+pub struct AlignPlan {
+    /// What is masked.
+    masked: Constraints,
+    judge: Arc<Judge>,
+    bans: Option<Bans>,
+    pressure: f32,
+    mode: Mode,
+    trie: Arc<TokenTrie>,
+}
+
+impl AlignPlan {
+    /// The plan for `section`, whose constraints are `asked`; `None` if nothing is asked.
+    /// # Errors Those of the phrases and grammars; `BadProfile` for what cannot be combined.
+    pub fn new(
+        section: &ConstraintSection,
+        asked: Constraints,
+        trie: &Arc<TokenTrie>,
+    ) -> Result<Option<Self>> {
+        if asked.is_empty() {
+            return Ok(None);
+        }
+        let judge = Arc::new(Judge::new(&asked)?);
+        let phrases = asked.wording.exclude.clone();
+        let on_match = match section.on_exclude {
+            OnExclude::Stop => OnMatch::Stop,
+            _ => OnMatch::Backtrack,
+        };
+        let is_masked = section.on_exclude == OnExclude::Mask;
+        let mut masked = asked;
+        if !is_masked {
+            masked.wording.exclude.clear();
+        }
+        let is_filtered = !phrases.is_empty() && (!is_masked || section.hold_partial);
+        if is_filtered && masked.after.is_some() {
+            let message = "excluded phrases that are held back cannot be limited to a part of the text: \
+                           expected on_exclude = \"mask\" without hold_partial, or no `after`";
+            return Err(Error::new(ErrorKind::BadProfile, message));
+        }
+        let filter = is_filtered.then(|| HoldBack::by_push(&phrases)).transpose()?;
+        Ok(Some(Self {
+            masked,
+            judge,
+            bans: filter.map(|filter| Bans { filter, on_match }),
+            pressure: section.pressure,
+            mode: section.mode(),
+            trie: Arc::clone(trie),
+        }))
+    }
+
+    /// What a request with this many tokens of room carries; `max_tokens` counts the ending token.
+    /// # Errors `Unsatisfiable` if no text within the limits is known, before the model is asked anything.
+    pub fn aligned(&self, max_tokens: usize) -> Result<Aligned> {
+        let limits = Limits {
+            max_tokens: Some(max_tokens),
+            allow_dead_ends: self.mode != Mode::Mask,
+            ..Limits::default()
+        };
+        let constraint = match self.masked.is_empty() {
+            true => None,
+            false => Some(self.masked.compile(&self.trie, limits)?),
+        };
+        Ok(Aligned {
+            constraint,
+            bans: self.bans.clone(),
+            pressure: self.pressure,
+            judge: Some(Arc::clone(&self.judge)),
+        })
+    }
+
+    /// How the constraint is kept.
+    pub fn mode(&self) -> Mode {
+        self.mode
+    }
+}
