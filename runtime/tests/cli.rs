@@ -183,3 +183,63 @@ fn perplexity_is_near_the_exact_one() {
     let ppl = score["ppl"].as_f64().expect("ppl");
     assert!((ppl / EXACT - 1.0).abs() < 0.015, "{ppl}");
 }
+
+#[test]
+fn constraints_from_flags_and_profiles_hold_on_the_real_model() {
+    let model = smollm2();
+    let ask = ["generate", &model, "-p", "Write one sentence about a picnic.", "--seed", "1", "--json"];
+    let with = |more: &[&str]| json(&truing(&[&ask[..], more].concat()));
+    let answer = with(&[
+        "--include",
+        "dog|dogs",
+        "--include",
+        "frisbee",
+        "--exclude",
+        "the",
+        "--sentences",
+        "1",
+        "--words",
+        "..20",
+        "--max-tokens",
+        "48",
+    ]);
+    let report = &answer["report"];
+    assert_eq!(
+        (report["constraints"]["satisfied"].as_bool(), &answer["finish"]),
+        (Some(true), &"eos".into())
+    );
+    assert_eq!(report["exactness"], "biased");
+    let text = answer["text"].as_str().expect("text").to_lowercase();
+    assert!(text.contains("dog") && text.contains("frisbee"), "{text}");
+
+    let date = with(&["--regex", "[0-9]{4}-[0-9]{2}-[0-9]{2}", "--temp", "0"]);
+    let text = date["text"].as_str().expect("text");
+    assert!(
+        text.len() == 10 && text.as_bytes()[4] == b'-' && date["report"]["n_forced"].as_u64() >= Some(2),
+        "{date}"
+    );
+
+    let folder = tempfile("profile");
+    std::fs::write(folder.join("n.gbnf"), "root ::= \"yes\" | \"no\"").expect("written");
+    let profile = folder.join("p.toml");
+    std::fs::write(&profile, "[prompt]\nsystem = \"Answer.\"\n[constraints.grammar]\ngbnf = \"n.gbnf\"\n")
+        .expect("written");
+    let profile = profile.to_str().expect("UTF-8");
+    assert!(["yes", "no"].contains(&with(&["--profile", profile])["text"].as_str().expect("text")));
+
+    refused(
+        &truing(&[&ask[..], &["--include", "dog", "--exclude", "dog"]].concat()),
+        1,
+        &["include clause 1", "dog"],
+    );
+    refused(&truing(&[&ask[..], &["--regex", "("]].concat()), 2, &["--regex", "unclosed"]);
+    refused(&truing(&[&ask[..], &["--grammar", "x.txt"]].concat()), 2, &["--grammar", ".gbnf"]);
+    std::fs::remove_dir_all(&folder).expect("removed");
+}
+
+/// A new folder of this name.
+fn tempfile(name: &str) -> std::path::PathBuf {
+    let path = std::env::temp_dir().join(format!("truing-cli-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&path).expect("created");
+    path
+}

@@ -65,14 +65,25 @@ const PRESSED_SHARE: f64 = 0.3;
 /// Times a text is taken back before it is given up.
 pub(super) const MAX_BACKTRACKS: u32 = 64;
 
+/// A token that must not come at a place.
+#[derive(Clone, Copy)]
+struct Refused {
+    at: usize,
+    token: TokenId,
+    /// It only began a phrase: it is let in again if nothing else leads on.
+    is_begin: bool,
+    /// Whether it was let in again.
+    is_lifted: bool,
+}
+
 /// The tokens that may come next.
 pub(super) struct Masks {
     pub constraint: Option<Box<dyn Constraint>>,
     allowed: TokenSet,
     /// End tokens that are never wanted.
     forbidden: Vec<TokenId>,
-    /// Tokens that led to a dead end or a phrase, with their place.
-    refused: Vec<(usize, TokenId)>,
+    /// Tokens that led to a dead end or a phrase.
+    refused: Vec<Refused>,
     is_masked: bool,
     pressure: f32,
     advancing: Vec<TokenId>,
@@ -122,7 +133,7 @@ impl Masks {
     fn strike(&mut self, n: usize) {
         let Self { allowed, forbidden, refused, .. } = self;
         forbidden.iter().for_each(|&t| allowed.remove(t));
-        refused.iter().filter(|(at, _)| *at == n).for_each(|(_, t)| allowed.remove(*t));
+        refused.iter().filter(|r| r.at == n && !r.is_lifted).for_each(|r| allowed.remove(r.token));
     }
 
     /// The mask, if anything is masked.
@@ -147,15 +158,33 @@ impl Masks {
         Ok(taken)
     }
 
-    /// Cuts the text to `n` of `len` tokens and refuses `token` there from now on.
-    pub fn cut(&mut self, n: usize, len: usize, token: TokenId) -> Result<()> {
+    /// Cuts the text to `n` of `len` tokens and refuses `token` there from now on; `is_begin`: because a phrase
+    /// began with it. What was refused behind is forgotten.
+    pub fn cut(&mut self, n: usize, len: usize, token: TokenId, is_begin: bool) -> Result<()> {
         if let Some(constraint) = &mut self.constraint {
             constraint.rollback(len - n)?;
         }
-        self.refused.retain(|(at, _)| *at <= n);
-        self.refused.push((n, token));
+        self.refused.retain(|r| r.at <= n);
+        self.refused.push(Refused { at: n, token, is_begin, is_lifted: false });
         self.is_masked = true;
         Ok(())
+    }
+
+    /// Whether a phrase that begins at place `n` was already taken back to there.
+    pub fn has_avoided(&self, n: usize) -> bool {
+        self.refused.iter().any(|r| r.at == n && r.is_begin)
+    }
+
+    /// Lets in again, at place `n`, what was refused because a phrase began with it. False if nothing was.
+    pub fn lift(&mut self, n: usize) -> Result<bool> {
+        let mut any = false;
+        for r in self.refused.iter_mut().filter(|r| r.at == n && r.is_begin && !r.is_lifted) {
+            (r.is_lifted, any) = (true, true);
+        }
+        if any {
+            self.prepare(n)?;
+        }
+        Ok(any)
     }
 
     /// What to add to the logits of which tokens, `n` tokens into the text.

@@ -201,7 +201,7 @@ impl<B> Slot<B> {
         }
         let mut refused = 0;
         loop {
-            if self.masks.is_dead_end() {
+            if self.masks.is_dead_end() && !self.masks.lift(self.ids.len())? {
                 return Ok(None);
             }
             // a place asked again must not give the same number again
@@ -279,7 +279,17 @@ impl<B> Slot<B> {
             self.finish(Finish::Excluded);
             return Ok(());
         }
-        self.go_back(found.start)
+        let begin = self.marks.partition_point(|m| m.start <= found.start).saturating_sub(1);
+        if !self.is_final(begin) && !self.masks.has_avoided(begin) {
+            return self.go_back(begin, true);
+        }
+        // another way from there was tried, or cannot be: then without the token that completes the phrase
+        self.go_back(self.ids.len().saturating_sub(1), false)
+    }
+
+    /// Whether token `n` has been shown.
+    fn is_final(&self, n: usize) -> bool {
+        self.marks.get(n).is_none_or(|m| m.start < self.outlet.n_final())
     }
 
     /// As `matched`, when it was the end of the text that completed the phrase.
@@ -291,18 +301,15 @@ impl<B> Slot<B> {
         self.matched(found)
     }
 
-    /// Takes the text back to before the token in which byte `start` lies, and refuses that token there.
-    fn go_back(&mut self, start: u64) -> Result<()> {
-        let n = self.marks.partition_point(|m| m.start <= start).saturating_sub(1);
+    /// Takes the text back to before token `n`, and refuses that token there.
+    fn go_back(&mut self, n: usize, is_begin: bool) -> Result<()> {
         self.n_backtracks += 1;
-        if self.n_backtracks > MAX_BACKTRACKS
-            || self.marks.get(n).is_none_or(|m| m.start < self.outlet.n_final())
-        {
+        if self.n_backtracks > MAX_BACKTRACKS || self.is_final(n) {
             self.finish(Finish::Excluded);
             return Ok(());
         }
         let len = self.ids.len();
-        self.masks.cut(n, len, self.ids[n])?;
+        self.masks.cut(n, len, self.ids[n], is_begin)?;
         self.chain.rollback(len - n)?;
         self.outlet.rewind(self.marks[n].start)?;
         self.ids.truncate(n);
@@ -328,17 +335,12 @@ impl<B> Slot<B> {
 
     /// Nothing may come next: goes back one token, if that has not been shown.
     fn leave_dead_end(&mut self) -> Result<()> {
-        match self.marks.last() {
-            Some(last) if last.start >= self.outlet.n_final() => {
-                let start = last.start;
-                self.go_back(start)?;
-                if self.finish == Some(Finish::Excluded) {
-                    self.finish = Some(Finish::DeadEnd);
-                }
-            }
-            _ => self.finish(Finish::DeadEnd),
+        let last = self.ids.len().wrapping_sub(1);
+        if self.n_backtracks >= MAX_BACKTRACKS || self.is_final(last) {
+            self.finish(Finish::DeadEnd);
+            return Ok(());
         }
-        Ok(())
+        self.go_back(last, false)
     }
 
     /// Passes released text on.
