@@ -87,7 +87,7 @@ mod tests {
             words = words.iter().flat_map(|w| ["a", "b", "c"].map(|c| format!("{w}{c}"))).collect();
             all.extend(words.iter().cloned());
         }
-        let even = |w: &str| w.matches('a').count() % 2 == 0;
+        let even = |w: &str| w.matches('a').count().is_multiple_of(2);
         all.retain(|w| w.len() >= 2 && even(w) && !w.contains("cb"));
         all.join("|")
     }

@@ -28,7 +28,7 @@ fn even() -> Dfa {
 }
 
 fn is_even(text: &[u8]) -> bool {
-    text.iter().all(|b| b"ab".contains(b)) && text.iter().filter(|&&b| b == b'a').count() % 2 == 0
+    text.iter().all(|b| b"ab".contains(b)) && text.iter().filter(|&&b| b == b'a').count().is_multiple_of(2)
 }
 
 proptest! {
