@@ -7,7 +7,7 @@ mod support;
 use std::sync::Arc;
 use support::reference::Reference;
 use support::tiny;
-use truing::align::{Constraints, HoldBack, Limits, Phrase, Shape, TokenTrie};
+use truing::align::{Constraints, HoldBack, Lexicon, Limits, Phrase, Shape};
 use truing::config::Profile;
 use truing::grammar::Grammar;
 use truing::model::{Branch, Context, Model};
@@ -20,7 +20,7 @@ const N_CTX: usize = 96;
 struct Rig {
     model: Arc<Model>,
     context: Context,
-    trie: Arc<TokenTrie>,
+    lexicon: Arc<Lexicon>,
 }
 
 const PROMPT: [TokenId; 4] = [5, 40, 77, 130];
@@ -30,8 +30,8 @@ impl Rig {
         let tiny = tiny::load(&tiny::folder().join("llama-s1-a-f32.gguf")).expect("model");
         let executor = Reference::new(tiny.model.spec_for(N_CTX), 24, N_CTX).expect("f32");
         let context = Context::with_executor(Box::new(executor), tiny.model.shape(), N_CTX).expect("context");
-        let trie = session::token_trie(&tiny.model);
-        Self { model: tiny.model, context, trie }
+        let lexicon = session::lexicon(&tiny.model);
+        Self { model: tiny.model, context, lexicon }
     }
 
     fn request(&mut self, seed: u64, aligned: Aligned) -> Request<Branch> {
@@ -71,7 +71,7 @@ impl Rig {
             ..Constraints::default()
         };
         let limits = Limits { max_tokens: Some(60), ..Limits::default() };
-        asked.compile(&self.trie, limits).expect("satisfiable").into()
+        asked.compile(&self.lexicon, limits).expect("satisfiable").into()
     }
 
     /// Checks the reported log-probability, for one of the tokens that end a text.
@@ -174,7 +174,7 @@ fn an_excluded_phrase_can_end_the_text() {
 fn plan(rig: &Rig, profile: &str) -> truing::Result<AlignPlan> {
     let profile = Profile::parse(profile)?;
     let asked = profile.constraints.build(&mut |file| panic!("no file is named, but {file} is read"))?;
-    AlignPlan::new(&profile.constraints, asked, &rig.trie).map(|plan| plan.expect("something is asked"))
+    AlignPlan::new(&profile.constraints, asked, &rig.lexicon).map(|plan| plan.expect("something is asked"))
 }
 
 #[test]

@@ -129,12 +129,7 @@ impl<A: Automaton> Bytewise<A> {
         match need {
             n if n <= max => Ok(()),
             n if n >= u32::MAX as usize => Err(no_text()),
-            _ => Err(Error::new(
-                ErrorKind::Unsatisfiable,
-                format!(
-                    "the shortest known text that satisfies the constraint takes {need} tokens with its end, but only {max} are allowed"
-                ),
-            )),
+            _ => Err(too_long(need, Some(max))),
         }
     }
 
@@ -399,6 +394,17 @@ fn shortest_tokens<A: Automaton>(a: &A, trie: &TokenTrie, start: A::State) -> Op
     }
     tokens.reverse();
     Some(tokens)
+}
+
+/// What is said of a constraint whose shortest known text takes `need` tokens with its end.
+pub(super) fn too_long(need: usize, max: Option<usize>) -> Error {
+    let max = max.unwrap_or(usize::MAX);
+    Error::new(
+        ErrorKind::Unsatisfiable,
+        format!(
+            "the shortest known text that satisfies the constraint takes {need} tokens with its end, but only {max} are allowed"
+        ),
+    )
 }
 
 fn no_text() -> Error {

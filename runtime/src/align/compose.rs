@@ -10,8 +10,11 @@ use serde::Deserialize;
 use super::both::Both;
 use super::bytewise::{Bytewise, Limits};
 use super::constraint::Constraint;
+use super::guided::{GuidedGrammar, JsonOptions};
 use super::lexical::{Range, Unit, Wording, WordingAutomaton};
+use super::lexicon::Lexicon;
 use super::staged::{Anything, FreePart, Staged};
+use super::together::Together;
 use super::trie::TokenTrie;
 use crate::error::{Error, ErrorKind, Result};
 use crate::grammar::{Automaton, Grammar};
@@ -63,20 +66,19 @@ impl Constraints {
         self.shape.is_none() && self.after.is_none() && !self.tokens.is_active() && self.wording.is_empty()
     }
 
-    /// The constraint over the vocabulary of `trie`. `limits` are those of the generation; lengths in tokens
+    /// The constraint over the vocabulary of `lexicon`. `limits` are those of the generation; lengths in tokens
     /// are added to them.
     /// # Errors
     /// As [`Wording::compile`] and [`Grammar::compile`]; `BadProfile` for markers that cannot be used;
     /// `Unsatisfiable` if no accepted text within the limits is known.
-    pub fn compile(&self, trie: &Arc<TokenTrie>, limits: Limits) -> Result<Box<dyn Constraint>> {
+    pub fn compile(&self, lexicon: &Lexicon, limits: Limits) -> Result<Box<dyn Constraint>> {
         let limits = self.limits(limits)?;
         let grammar = match &self.shape {
             None => None,
             Some(Shape::Grammar(grammar)) => Some(grammar),
-            Some(Shape::JsonSchema(_) | Shape::Lark(_)) => {
-                return Err(Error::new(ErrorKind::Unsupported, "JSON Schema and Lark"));
-            }
+            Some(shape) => return self.guided(shape, lexicon, limits),
         };
+        let trie = lexicon.trie();
         let free_words = self.after.is_some() && self.scope == Scope::Free;
         match (&self.after, self.has_wording(), grammar) {
             (None, _, _) if self.until.is_some() => {
@@ -102,6 +104,37 @@ impl Constraints {
             }
             (Some(_), false, None) => self.staged(Anything, Anything, trie, limits),
         }
+    }
+
+    /// With a shape that is no automaton: its engine, and the rest beside it.
+    fn guided(&self, shape: &Shape, lexicon: &Lexicon, limits: Limits) -> Result<Box<dyn Constraint>> {
+        let guide = lexicon.guide()?;
+        let options =
+            JsonOptions { after: self.after.clone(), until: self.until.clone(), ..JsonOptions::default() };
+        let grammar = match shape {
+            Shape::JsonSchema(text) => GuidedGrammar::json_schema_str(&guide, text, &options)?,
+            Shape::Lark(_) if self.after.is_some() => {
+                return Err(bad("`after` cannot be put before a Lark grammar: write the free part in Lark"));
+            }
+            Shape::Lark(text) => GuidedGrammar::lark(&guide, text)?,
+            Shape::Grammar(_) => return Err(Error::new(ErrorKind::Internal, "expected a guided shape")),
+        };
+        // exact samplers keep the limit themselves, and must not lose what could have been completed
+        let own =
+            Limits { max_tokens: limits.max_tokens.filter(|_| !limits.allow_dead_ends), ..Limits::default() };
+        if !self.has_wording() && limits.min_tokens == 0 {
+            return grammar.constraint(own);
+        }
+        let rest = Self { shape: None, tokens: Range::default(), ..self.clone() };
+        if !limits.allow_dead_ends {
+            let free = Limits { max_tokens: None, ..limits };
+            let (first, second) = (grammar.constraint(Limits::default())?, rest.compile(lexicon, free)?);
+            if let Some(both) = Together::proven(first, second, lexicon.trie(), limits.max_tokens)? {
+                return Ok(Box::new(both));
+            }
+        }
+        let (first, second) = (grammar.constraint(own)?, rest.compile(lexicon, limits)?);
+        Ok(Box::new(Together::new(first, second, lexicon.trie())))
     }
 
     fn has_wording(&self) -> bool {

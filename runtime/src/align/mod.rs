@@ -12,10 +12,14 @@ mod constraint;
 mod guided;
 mod judge;
 mod lexical;
+mod lexicon;
 mod masks;
 mod staged;
 #[cfg(test)]
 mod staged_tests;
+mod together;
+#[cfg(test)]
+mod together_tests;
 mod trie;
 mod verdict;
 
@@ -30,6 +34,7 @@ pub use lexical::{
     Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,
     WordingAutomaton, WordingState,
 };
+pub use lexicon::Lexicon;
 pub use staged::{Anything, Staged, StagedState};
 pub use trie::{ListVocab, TokenBytes, TokenTrie};
 pub use verdict::{

@@ -63,17 +63,15 @@ proptest! {
     }
 }
 
-fn trie() -> Arc<TokenTrie> {
+fn lexicon() -> Lexicon {
     let singles = (32u8..127).map(|b| vec![b]);
     let more = ["think", "</think>", ">{", "</", "dog", " dog", "\":"];
-    Arc::new(TokenTrie::new(Arc::new(ListVocab::new(
-        singles.chain(more.iter().map(|t| t.as_bytes().to_vec())),
-    ))))
+    Lexicon::new(Arc::new(ListVocab::new(singles.chain(more.iter().map(|t| t.as_bytes().to_vec())))))
 }
 
 #[test]
 fn the_free_part_closes_in_time_for_the_answer() {
-    let trie = trie();
+    let lexicon = lexicon();
     let grammar = Grammar::gbnf(r#"root ::= "{\"n\":" [0-9]{1,3} "}""#).unwrap();
     let mut wording = Wording { exclude: vec!["dog".into()], ..Wording::default() };
     wording.length[Unit::Words as usize].max = Some(6);
@@ -88,11 +86,14 @@ fn the_free_part_closes_in_time_for_the_answer() {
         };
         for max in [9, 12, 40] {
             let limits = Limits { max_tokens: Some(max), ..Limits::default() };
-            let mut c = constraints.compile(&trie, limits).unwrap();
+            let mut c = constraints.compile(&lexicon, limits).unwrap();
             for seed in 1..20u64 {
                 let mut c = c.fork();
-                let text =
-                    super::both_tests::generate(&mut *c, &mut super::both_tests::Picks(seed * 77), &trie);
+                let text = super::both_tests::generate(
+                    &mut *c,
+                    &mut super::both_tests::Picks(seed * 77),
+                    lexicon.trie(),
+                );
                 let text = String::from_utf8(text).unwrap();
                 let (free, strict) = text.split_once("</think>").unwrap();
                 assert!(strict.starts_with("{\"n\":") && strict.ends_with('}'), "{text}");
@@ -104,7 +105,10 @@ fn the_free_part_closes_in_time_for_the_answer() {
             assert!(c.witness_len().unwrap() <= max);
         }
         let limits = Limits { max_tokens: Some(5), ..Limits::default() };
-        assert_eq!(constraints.compile(&trie, limits).err().unwrap().kind(), crate::ErrorKind::Unsatisfiable);
+        assert_eq!(
+            constraints.compile(&lexicon, limits).err().unwrap().kind(),
+            crate::ErrorKind::Unsatisfiable
+        );
     }
 }
 

@@ -13,7 +13,7 @@ mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
-pub use plan::{AlignPlan, token_trie};
+pub use plan::{AlignPlan, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};
 pub use stop::StopFilter;
 

@@ -1,7 +1,7 @@
 //! From the constraints of a profile to what each request of one model carries.
 
 use super::aligned::{Aligned, Bans, OnMatch};
-use crate::align::{Constraints, HoldBack, Judge, Limits, TokenBytes, TokenTrie};
+use crate::align::{Constraints, HoldBack, Judge, Lexicon, Limits, TokenBytes};
 use crate::config::{ConstraintSection, Mode, OnExclude};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
@@ -23,9 +23,9 @@ impl TokenBytes for ModelTokens {
     }
 }
 
-/// The prefix tree of the model's tokens: 10 to 100 ms, once a model.
-pub fn token_trie(model: &Arc<Model>) -> Arc<TokenTrie> {
-    Arc::new(TokenTrie::new(Arc::new(ModelTokens(Arc::clone(model)))))
+/// The vocabulary of `model` made ready for constraints: 10 to 100 ms, once a model.
+pub fn lexicon(model: &Arc<Model>) -> Arc<Lexicon> {
+    Arc::new(Lexicon::new(Arc::new(ModelTokens(Arc::clone(model)))))
 }
 
 /// Constraints made ready for the requests of one model.
@@ -37,7 +37,7 @@ pub struct AlignPlan {
     bans: Option<Bans>,
     pressure: f32,
     mode: Mode,
-    trie: Arc<TokenTrie>,
+    lexicon: Arc<Lexicon>,
 }
 
 impl AlignPlan {
@@ -46,7 +46,7 @@ impl AlignPlan {
     pub fn new(
         section: &ConstraintSection,
         asked: Constraints,
-        trie: &Arc<TokenTrie>,
+        lexicon: &Arc<Lexicon>,
     ) -> Result<Option<Self>> {
         if asked.is_empty() {
             return Ok(None);
@@ -75,7 +75,7 @@ impl AlignPlan {
             bans: filter.map(|filter| Bans { filter, on_match }),
             pressure: section.pressure,
             mode: section.mode(),
-            trie: Arc::clone(trie),
+            lexicon: Arc::clone(lexicon),
         }))
     }
 
@@ -89,7 +89,7 @@ impl AlignPlan {
         };
         let constraint = match self.masked.is_empty() {
             true => None,
-            false => Some(self.masked.compile(&self.trie, limits)?),
+            false => Some(self.masked.compile(&self.lexicon, limits)?),
         };
         Ok(Aligned {
             constraint,

@@ -12,7 +12,7 @@
 //! # let trie = Arc::new(TokenTrie::new(Arc::new(ListVocab::new(["a"]))));
 //! let guide = Arc::new(Guide::new(trie)?); // one per vocabulary
 //! let grammar = GuidedGrammar::json_schema_str(&guide, r#"{"type": "integer"}"#, &JsonOptions::default())?;
-//! let constraint = grammar.constraint(Limits { max_tokens: Some(20) })?; // one per text
+//! let constraint = grammar.constraint(Limits { max_tokens: Some(20), ..Limits::default() })?; // one per text
 //! # Ok(()) }
 //! ```
 //!

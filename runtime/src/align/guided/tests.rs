@@ -42,7 +42,7 @@ fn free(g: &GuidedGrammar) -> Box<dyn Constraint> {
 }
 
 fn up_to(g: &GuidedGrammar, n: usize) -> Box<dyn Constraint> {
-    g.constraint(Limits { max_tokens: Some(n) }).unwrap()
+    g.constraint(Limits { max_tokens: Some(n), ..Limits::default() }).unwrap()
 }
 
 fn masked(c: &mut dyn Constraint) -> Vec<TokenId> {
@@ -152,7 +152,7 @@ fn undoing_gives_back_every_mask_bit_for_bit() {
         json!({"type": "object", "properties": {"name": {"type": "string"}, "ab": {"type": "number"}}}),
     );
     for limit in [None, Some(40)] {
-        let mut c = g.constraint(Limits { max_tokens: limit }).unwrap();
+        let mut c = g.constraint(Limits { max_tokens: limit, ..Limits::default() }).unwrap();
         let mut masks = vec![masked(&mut *c)];
         for b in "{\"name\": \"ab\\n\",\"ab\": -12.5e3}".bytes() {
             assert!(c.accept(u32::from(b)).unwrap());
@@ -180,7 +180,7 @@ fn a_limit_below_the_shortest_text_is_refused_before_the_first_token() {
     assert_eq!(g.example(), b"{\"name\":null}");
     let mut c = free(&g);
     let need = c.witness_len().unwrap();
-    let e = g.constraint(Limits { max_tokens: Some(need - 1) }).err().unwrap();
+    let e = g.constraint(Limits { max_tokens: Some(need - 1), ..Limits::default() }).err().unwrap();
     assert_eq!(e.kind(), ErrorKind::Unsatisfiable);
     assert!(e.to_string().contains(&format!("takes {need} tokens")), "{e}");
     let mut tight = up_to(&g, need);

@@ -90,7 +90,7 @@ impl Settings {
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
         let plan = match asked.is_empty() {
             true => None,
-            false => AlignPlan::new(&profile.constraints, asked, &session::token_trie(model))?,
+            false => AlignPlan::new(&profile.constraints, asked, &session::lexicon(model))?,
         };
         Ok(Self {
             sampling: args.sampling.params(&profile)?,

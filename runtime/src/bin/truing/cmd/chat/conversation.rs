@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use std::path::Path;
 use std::sync::Arc;
 use truing::TokenId;
-use truing::align::{Constraints, TokenTrie};
+use truing::align::{Constraints, Lexicon};
 use truing::config::Profile;
 use truing::model::{Branch, CancelFlag, Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
@@ -45,7 +45,7 @@ pub struct Conversation {
     limits: Limits,
     parse_special: bool,
     plan: Option<AlignPlan>,
-    trie: Option<Arc<TokenTrie>>,
+    lexicon: Option<Arc<Lexicon>>,
     /// Show rates after each answer.
     pub stats: bool,
 }
@@ -71,7 +71,7 @@ impl Conversation {
             system: prompt.system.clone(),
             sampling: sampling.params(&Profile::default())?,
             plan: None,
-            trie: None,
+            lexicon: None,
             limits,
             parse_special: prompt.parse_special,
             stats: false,
@@ -120,8 +120,8 @@ impl Conversation {
         self.plan = match asked.is_empty() {
             true => None,
             false => {
-                let trie = self.trie.get_or_insert_with(|| session::token_trie(&self.model));
-                AlignPlan::new(&profile.constraints, asked, trie)?
+                let lexicon = self.lexicon.get_or_insert_with(|| session::lexicon(&self.model));
+                AlignPlan::new(&profile.constraints, asked, lexicon)?
             }
         };
         if let Some(system) = profile.prompt.system.clone().filter(|_| self.system.is_none()) {
