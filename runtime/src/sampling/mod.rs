@@ -4,6 +4,7 @@ mod candidates;
 mod chain;
 mod dry;
 pub mod exact;
+mod memo;
 mod mirostat;
 mod next_logits;
 mod params;
@@ -18,6 +19,7 @@ mod tests;
 
 pub use chain::{Chain, Draw, Extras, Sampled};
 pub use dry::{Dry, DryBreakers};
+pub use memo::{Memo, MemoBranch};
 pub use mirostat::Mirostat;
 pub use next_logits::{BatchItem, NextLogits, Want};
 pub use params::{SamplerKind, SamplingParams};

@@ -7,12 +7,14 @@
 //! by that one step.
 
 mod aligned;
+mod conditioned;
 mod plan;
 mod report;
 mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
+pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
 pub use plan::{AlignPlan, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};
 pub use stop::StopFilter;

@@ -1,6 +1,7 @@
 //! From the constraints of a profile to what each request of one model carries.
 
 use super::aligned::{Aligned, Bans, OnMatch};
+use super::conditioned::ExactOptions;
 use crate::align::{Constraints, HoldBack, Judge, Lexicon, Limits, TokenBytes};
 use crate::config::{ConstraintSection, Mode, OnExclude};
 use crate::error::{Error, ErrorKind, Result};
@@ -37,6 +38,7 @@ pub struct AlignPlan {
     bans: Option<Bans>,
     pressure: f32,
     mode: Mode,
+    exact: ExactOptions,
     lexicon: Arc<Lexicon>,
 }
 
@@ -75,6 +77,7 @@ impl AlignPlan {
             bans: filter.map(|filter| Bans { filter, on_match }),
             pressure: section.pressure,
             mode: section.mode(),
+            exact: exact_options(section),
             lexicon: Arc::clone(lexicon),
         }))
     }
@@ -99,8 +102,32 @@ impl AlignPlan {
         })
     }
 
+    /// Settings of exact sampling.
+    pub fn exact(&self) -> &ExactOptions {
+        &self.exact
+    }
+
+    /// Judges finished texts.
+    pub fn judge(&self) -> &Judge {
+        &self.judge
+    }
+
     /// How the constraint is kept.
     pub fn mode(&self) -> Mode {
         self.mode
+    }
+}
+
+fn exact_options(section: &ConstraintSection) -> ExactOptions {
+    let default = ExactOptions::default();
+    let Some(given) = &section.grammar else { return default };
+    ExactOptions {
+        seed_draws: given.seed_draws.unwrap_or(default.seed_draws),
+        max_draws: given.max_draws.unwrap_or(default.max_draws),
+        node_cache_bytes: given
+            .node_cache_mib
+            .map_or(default.node_cache_bytes, |mib| mib.saturating_mul(1 << 20)),
+        on_exhausted: given.on_exhausted,
+        particles: given.particles.unwrap_or(default.particles),
     }
 }

@@ -1,5 +1,6 @@
 //! What a generation did, for people and programs.
 
+use super::conditioned::ExactReport;
 use crate::align::Verdict;
 use serde::Serialize;
 
@@ -79,6 +80,9 @@ pub struct Report {
     pub removed_nats: Option<f64>,
     /// How the text relates to the model's distribution.
     pub exactness: Exactness,
+    /// What a conditioned draw took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact: Option<ExactReport>,
     /// What the text did with each constraint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Verdict>,

@@ -372,6 +372,7 @@ impl<B> Slot<B> {
             logprob: self.marks.iter().map(|m| m.logprob).sum::<f64>() + self.end_logprob,
             removed_nats: is_masked.then(|| -self.marks.iter().map(|m| m.log_z).sum::<f64>()),
             exactness: if is_masked { Exactness::Biased } else { Exactness::Unconstrained },
+            exact: None,
             constraints: self.judge.as_ref().and_then(|judge| judge.verdict(&self.text).ok()),
             seed: self.seed,
             model: setting.model_id.clone(),

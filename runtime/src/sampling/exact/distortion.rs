@@ -8,12 +8,13 @@
 
 use super::particles::ess;
 use crate::sampling::random::{Purpose, Random};
+use serde::Serialize;
 
 /// Resamples of the bootstrap.
 const N_BOOTSTRAP: u32 = 1000;
 
 /// A range that holds the truth in 95 of 100 cases, about: a percentile bootstrap.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Interval {
     /// Lower end.
     pub low: f64,
@@ -22,7 +23,7 @@ pub struct Interval {
 }
 
 /// The distortion report; everything in nats.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Distortion {
     /// Masked draws.
     pub n_draws: usize,

@@ -4,7 +4,7 @@ use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, Sampli
 use crate::exit::{BadInput, BadUsage, Interrupted};
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -12,9 +12,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use truing::TokenId;
-use truing::model::{Context, Model};
+use truing::config::Mode;
+use truing::model::{Branch, Context, Model};
 use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use truing::session::{self, AlignPlan, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting};
+use truing::session::{
+    self, AlignPlan, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting, Source,
+};
 
 /// Complete a prompt.
 #[derive(Debug, Args)]
@@ -44,6 +47,9 @@ pub struct Generate {
     /// Most answers computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=MAX_PARALLEL as i64))]
     parallel: u16,
+    /// Measure with K masked draws how far masking is from the exact law, instead of answering
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events"], help_heading = "Constraints")]
+    distortion: Option<u32>,
     /// Print every event as a JSON object a line, as it is released
     #[arg(long, conflicts_with_all = ["samples", "batch"])]
     events: bool,
@@ -88,6 +94,9 @@ impl Settings {
         let (profile, asked) = args.constraints.resolve()?;
         let mut prompt = args.prompt.clone();
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
+        if profile.constraints.mode() != Mode::Mask {
+            args.refuse_truncation()?;
+        }
         let plan = match asked.is_empty() {
             true => None,
             false => AlignPlan::new(&profile.constraints, asked, &session::lexicon(model))?,
@@ -99,6 +108,16 @@ impl Settings {
             plan,
             n_ctx: args.model.run.n_ctx(model),
         })
+    }
+
+    /// The plan, if texts are drawn from the conditioned law.
+    fn conditioned(&self) -> Option<&AlignPlan> {
+        self.plan.as_ref().filter(|plan| plan.mode() != Mode::Mask)
+    }
+
+    /// Branches a context needs room for.
+    fn n_branches(&self, n: usize) -> usize {
+        self.conditioned().map_or(n, |plan| EXACT_BRANCHES + plan.exact().particles)
     }
 
     fn aligned(&self, n_prompt: usize, limits: &session::Limits) -> Result<Aligned> {
@@ -121,12 +140,105 @@ impl Settings {
     }
 }
 
+/// Branches that exact sampling keeps, and the prompt's.
+const EXACT_BRANCHES: usize = 10;
+
+fn setting<'a>(model: &'a Arc<Model>, context: &Context, n_parallel: usize) -> Setting<'a> {
+    Setting {
+        vocab: model.vocab(),
+        n_ctx: context.n_ctx(),
+        n_parallel,
+        cancel: context.cancel_flag(),
+        model_id: model.id().to_owned(),
+    }
+}
+
+fn source(context: &mut Context, job: Job) -> Result<Source<Branch>> {
+    Ok(Source {
+        branch: context.root()?,
+        tokens: job.tokens,
+        temperature: job.sampling.temperature,
+        max_tokens: job.limits.max_tokens.unwrap_or(usize::MAX),
+    })
+}
+
+/// One text of the conditioned law.
+fn conditioned(
+    model: &Arc<Model>,
+    context: &mut Context,
+    plan: &AlignPlan,
+    job: Job,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    interrupt::on_ctrl_c(context.cancel_flag())?;
+    let setting = setting(model, context, 1);
+    let seed = job.sampling.seed;
+    let source = source(context, job)?;
+    Ok(session::draw(context, &setting, plan, source, &[seed], sink)?)
+}
+
+/// A text of the conditioned law for each job; jobs in a row with the same prompt share their work.
+fn all_conditioned(
+    model: &Arc<Model>,
+    context: &mut Context,
+    plan: &AlignPlan,
+    jobs: Vec<Job>,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    interrupt::on_ctrl_c(context.cancel_flag())?;
+    let setting = setting(model, context, 1);
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut jobs = jobs.into_iter().peekable();
+    while let Some(job) = jobs.next() {
+        let mut seeds = vec![job.sampling.seed];
+        while let Some(next) = jobs.next_if(|next| next.is_like(&job)) {
+            seeds.push(next.sampling.seed);
+        }
+        let from = outcomes.len();
+        let source = source(context, job)?;
+        let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
+        outcomes.extend(session::draw(context, &setting, plan, source, &seeds, &mut numbered)?);
+    }
+    Ok(outcomes)
+}
+
+impl Job {
+    /// Whether another job differs in its seed only.
+    fn is_like(&self, other: &Self) -> bool {
+        self.tokens == other.tokens
+            && self.sampling.temperature == other.sampling.temperature
+            && self.limits.max_tokens == other.limits.max_tokens
+    }
+}
+
 impl Generate {
+    /// Truncation and penalties have no place in the law that exact sampling conditions.
+    fn refuse_truncation(&self) -> Result<()> {
+        let s = &self.sampling;
+        let given = [
+            ("--top-k", s.top_k.is_some()),
+            ("--top-p", s.top_p.is_some()),
+            ("--min-p", s.min_p.is_some()),
+            ("--typical", s.typical.is_some()),
+            ("--mirostat", s.mirostat.is_some()),
+            ("--stop", !self.limits.stop.is_empty()),
+            ("--ignore-eos", self.limits.ignore_eos),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((flag, _)) => Err(BadUsage(format!(
+                "{flag} does not go with --grammar-mode exact or smc: they draw from the model's whole law at --temp"
+            ))
+            .into()),
+            None => Ok(()),
+        }
+    }
+
     pub fn run(self) -> Result<()> {
-        match (&self.batch, self.samples) {
-            (Some(path), _) => self.run_batch(path),
-            (None, Some(n)) => self.run_samples(n),
-            (None, None) => self.run_one(),
+        match (&self.batch, self.samples, self.distortion) {
+            (Some(path), ..) => self.run_batch(path),
+            (None, Some(n), _) => self.run_samples(n),
+            (None, None, Some(k)) => self.run_distortion(k),
+            (None, None, None) => self.run_one(),
         }
     }
 
@@ -137,11 +249,14 @@ impl Generate {
         let settings = Settings::new(self, &model)?;
         let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
         let job = settings.job(Value::Null, tokens, settings.sampling.clone(), settings.limits.clone())?;
-        let mut context = self.model.run.context(&model, 1)?;
+        let mut context = self.model.run.context(&model, settings.n_branches(1))?;
         let load_s = started.elapsed().as_secs_f64();
         let mut printing = Printing::new(context.cancel_flag());
         let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
-        let outcomes = self.answer(&model, &mut context, vec![job], 1, &mut sink)?;
+        let outcomes = match settings.conditioned() {
+            Some(plan) => conditioned(&model, &mut context, plan, job, &mut sink)?,
+            None => self.answer(&model, &mut context, vec![job], 1, &mut sink)?,
+        };
         printing.result()?;
         finish(&outcomes)
     }
@@ -172,7 +287,39 @@ impl Generate {
             let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
             settings.job(i.into(), tokens.clone(), sampling, settings.limits.clone())
         });
-        self.run_jobs(&model, jobs.collect::<Result<_>>()?)
+        self.run_jobs(&model, &settings, jobs.collect::<Result<_>>()?)
+    }
+
+    fn run_distortion(&self, k: u32) -> Result<()> {
+        let text = self.prompt.text()?;
+        let model = self.model.open()?;
+        let settings = Settings::new(self, &model)?;
+        let Some(plan) = &settings.plan else {
+            return Err(BadUsage("--distortion: expected a constraint to measure, found none".into()).into());
+        };
+        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
+        let job = settings.job(Value::Null, tokens, settings.sampling.clone(), settings.limits.clone())?;
+        let mut context = self.model.run.context(&model, k as usize + 2)?;
+        let setting = setting(&model, &context, 1);
+        let seed = job.sampling.seed;
+        let source = source(&mut context, job)?;
+        let measured = session::distortion(&mut context, &setting, plan, source, k as usize, seed)?;
+        let Some(d) = measured else { bail!("every masked draw met a dead end: nothing can be measured") };
+        match self.json {
+            true => output::json(&d),
+            false => output::line(&format!(
+                "ln P(L) {:.3}; KL(masked || exact) {:.3} nats ({:.3} to {:.3}); KL(exact || masked) {:.3}; \
+                 effective draws {:.1} of {}{}",
+                d.log_p_language,
+                d.kl_masked_target,
+                d.kl_interval.low,
+                d.kl_interval.high,
+                d.kl_target_masked,
+                d.ess,
+                d.n_draws,
+                if d.is_poor() { " (few: the figures are poor; take more draws)" } else { "" },
+            )),
+        }
     }
 
     fn run_batch(&self, path: &std::path::Path) -> Result<()> {
@@ -180,13 +327,13 @@ impl Generate {
         let model = self.model.open()?;
         let settings = Settings::new(self, &model)?;
         let jobs = rows.into_iter().map(|row| row_job(&model, row, &settings)).collect::<Result<_>>()?;
-        self.run_jobs(&model, jobs)
+        self.run_jobs(&model, &settings, jobs)
     }
 
     /// Answers many jobs together and prints a line for each, in order.
-    fn run_jobs(&self, model: &Arc<Model>, jobs: Vec<Job>) -> Result<()> {
+    fn run_jobs(&self, model: &Arc<Model>, settings: &Settings, jobs: Vec<Job>) -> Result<()> {
         let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
-        let mut context = self.model.run.context(model, n_parallel + 1)?;
+        let mut context = self.model.run.context(model, settings.n_branches(n_parallel + 1))?;
         let ids: Vec<Value> = jobs.iter().map(|job| job.id.clone()).collect();
         let mut printer =
             Printer { ids, waiting: Vec::new(), next: 0, printing: Printing::new(context.cancel_flag()) };
@@ -195,7 +342,10 @@ impl Generate {
                 printer.done(i, outcome);
             }
         };
-        let outcomes = self.answer(model, &mut context, jobs, n_parallel, &mut sink)?;
+        let outcomes = match settings.conditioned() {
+            Some(plan) => all_conditioned(model, &mut context, plan, jobs, &mut sink)?,
+            None => self.answer(model, &mut context, jobs, n_parallel, &mut sink)?,
+        };
         printer.printing.result()?;
         finish(&outcomes)
     }
@@ -234,8 +384,7 @@ impl Generate {
                 aligned: job.aligned,
             });
         }
-        let setting =
-            Setting { vocab: model.vocab(), n_ctx, n_parallel, cancel, model_id: model.id().to_owned() };
+        let setting = setting(model, context, n_parallel);
         let done = session::run(context, &setting, requests, sink)?;
         Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
     }
