@@ -7,6 +7,7 @@ mod interrupt;
 mod output;
 mod progress;
 mod prompt;
+mod rows;
 
 use clap::Parser;
 use std::process::ExitCode;

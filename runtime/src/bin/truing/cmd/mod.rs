@@ -2,6 +2,8 @@
 
 mod bench;
 mod chat;
+mod check;
+mod eval;
 mod generate;
 mod inspect;
 mod logits;
@@ -26,6 +28,8 @@ pub enum Command {
     List(pull::List),
     Rm(pull::Rm),
     Bench(bench::Bench),
+    Check(check::Check),
+    Eval(eval::Eval),
 }
 
 impl Command {
@@ -43,6 +47,8 @@ impl Command {
             Self::List(c) => c.run(),
             Self::Rm(c) => c.run(),
             Self::Bench(c) => c.run(),
+            Self::Check(c) => c.run(),
+            Self::Eval(c) => c.run(),
         }
     }
 }

@@ -1,0 +1,127 @@
+//! Answers to all rows of a suite, many at once, in one way of generating: an arm of the comparison.
+
+use super::asked::Planner;
+use super::suite::Task;
+use crate::exit::Interrupted;
+use crate::interrupt;
+use anyhow::Result;
+use indicatif::ProgressBar;
+use std::sync::Arc;
+use truing::TokenId;
+use truing::model::{Context, Model};
+use truing::sampling::{NextLogits, SamplingParams};
+use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, Setting};
+
+/// Rows handed to the loop at once: their constraints are in memory together.
+const ROWS_AT_ONCE: usize = 64;
+
+type ContextRequest = Request<<Context as NextLogits>::Branch>;
+
+/// What became of a row.
+pub enum Answered {
+    /// It was answered.
+    Done(Box<Outcome>),
+    /// What it asks is unsupported or cannot be satisfied.
+    Refused(String),
+    /// It could not be run.
+    Failed(String),
+}
+
+/// A prompt with the settings of its answer.
+pub struct Job {
+    pub tokens: Vec<TokenId>,
+    pub sampling: SamplingParams,
+    pub limits: Limits,
+}
+
+/// How to run jobs.
+pub struct Runner<'a> {
+    pub model: &'a Arc<Model>,
+    pub context: &'a mut Context,
+    pub n_parallel: usize,
+    pub bar: ProgressBar,
+    /// Makes the constraints of rows; none: plain prompting.
+    pub planner: Option<&'a Planner<'a>>,
+}
+
+impl Runner<'_> {
+    /// Answers every job whose constraint could be had.
+    pub fn run(&mut self, tasks: &[Task], jobs: &[Job]) -> Result<Vec<Answered>> {
+        let mut answered = Vec::with_capacity(jobs.len());
+        let rows: Vec<(&Task, &Job)> = tasks.iter().zip(jobs).collect();
+        for chunk in rows.chunks(ROWS_AT_ONCE) {
+            answered.extend(self.run_chunk(chunk)?);
+        }
+        Ok(answered)
+    }
+
+    fn run_chunk(&mut self, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
+        let mut places = Vec::new();
+        let mut requests = Vec::new();
+        let mut answered = Vec::new();
+        for (i, (task, job)) in rows.iter().enumerate() {
+            let request = match self.request(task, job) {
+                Ok(request) => request,
+                Err(why) => {
+                    self.bar.inc(1);
+                    answered.push(why);
+                    continue;
+                }
+            };
+            places.push(i);
+            requests.push(request);
+            answered.push(Answered::Failed("not run".to_owned()));
+        }
+        for (place, outcome) in places.into_iter().zip(self.run_requests(requests)?) {
+            answered[place] = Answered::Done(Box::new(outcome));
+        }
+        Ok(answered)
+    }
+
+    fn request(&mut self, task: &Task, job: &Job) -> std::result::Result<ContextRequest, Answered> {
+        let (n, n_ctx) = (job.tokens.len(), self.context.n_ctx());
+        if n == 0 || n >= n_ctx {
+            let message = format!("the prompt has {n} tokens, expected 1 to {}; see --ctx-size", n_ctx - 1);
+            return Err(Answered::Failed(message));
+        }
+        let room = job.limits.max_tokens.unwrap_or(usize::MAX).min(n_ctx - n);
+        let aligned = match self.planner {
+            Some(planner) => {
+                planner.aligned(&task.asked, room).map_err(|e| Answered::Refused(e.to_string()))?
+            }
+            None => Aligned::default(),
+        };
+        Ok(Request {
+            branch: self.context.root().map_err(|e| Answered::Failed(e.to_string()))?,
+            tokens: job.tokens.clone(),
+            sampling: job.sampling.clone(),
+            limits: job.limits.clone(),
+            keep_branch: false,
+            aligned,
+        })
+    }
+
+    fn run_requests(&mut self, requests: Vec<ContextRequest>) -> Result<Vec<Outcome>> {
+        let cancel = self.context.cancel_flag();
+        interrupt::on_ctrl_c(cancel.clone())?;
+        let setting = Setting {
+            vocab: self.model.vocab(),
+            n_ctx: self.context.n_ctx(),
+            n_parallel: self.n_parallel,
+            cancel,
+            model_id: self.model.id().to_owned(),
+        };
+        let bar = &self.bar;
+        let mut sink = |_: usize, event: Event<'_>| {
+            if matches!(event, Event::Done(_)) {
+                bar.inc(1);
+            }
+        };
+        let done = session::run(self.context, &setting, requests, &mut sink)?;
+        let outcomes: Vec<Outcome> = done.into_iter().map(|(_, outcome)| outcome).collect();
+        match outcomes.iter().any(|o| o.report.finish == Finish::Cancelled) {
+            true => Err(Interrupted.into()),
+            false => Ok(outcomes),
+        }
+    }
+}
