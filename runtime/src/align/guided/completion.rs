@@ -22,106 +22,171 @@ enum Preference {
     Digits,
     /// As `Close`, digits and letters from the last to the first: large numbers meet a lower bound soonest.
     Last,
-    /// The byte taken least often so far, then as `Close`.
+    /// What closes, else the byte taken least often so far.
     Rarest,
+    /// As `Rarest`, punctuation first.
+    Marks,
 }
 
-const ALL: [Preference; 4] = [Preference::Close, Preference::Digits, Preference::Last, Preference::Rarest];
+const ALL: [Preference; 5] =
+    [Preference::Close, Preference::Digits, Preference::Last, Preference::Rarest, Preference::Marks];
+
+/// What a search needs to know of the grammar.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Hints {
+    /// The marker before JSON text; empty without one.
+    pub marker: Vec<u8>,
+    /// Contents of strings that satisfy one of the patterns each, quoted for JSON, shortest first.
+    pub strings: Vec<Vec<u8>>,
+    /// Whether to look one byte ahead for the end, as grammars other than JSON need.
+    pub looks_ahead: bool,
+}
 
 /// Searches for completions of a matcher over [`super::guide::bytes_factory`].
 pub(super) struct Search<'a> {
     pub matcher: &'a Matcher,
     /// Longest completion of interest.
     pub max_bytes: usize,
-    /// Where the text stands in JSON, and the marker before it.
+    /// Where the text stands in JSON.
     pub guard: NumberGuard,
-    pub marker: &'a [u8],
-    /// Whether to look one byte ahead for the end, as grammars other than JSON need.
-    pub looks_ahead: bool,
+    pub hints: &'a Hints,
 }
 
 impl Search<'_> {
     /// The first completion found.
     pub fn first(&self) -> Option<Vec<u8>> {
-        ALL.into_iter().find_map(|p| self.with(p))
+        ALL.into_iter().find_map(|p| self.with(p, self.max_bytes))
     }
 
-    /// The completion that costs least.
+    /// The completion that costs least; of those found later, only ones with fewer bytes are considered, and the
+    /// last resorts only if there is none.
     pub fn cheapest(&self, cost: impl Fn(&[u8]) -> Option<usize>) -> Option<Vec<u8>> {
-        let found = ALL.into_iter().filter_map(|p| self.with(p));
-        found.filter_map(|t| Some((cost(&t)?, t))).min_by_key(|(n, _)| *n).map(|(_, t)| t)
+        let (mut best, mut max_bytes) = (None::<(usize, Vec<u8>)>, self.max_bytes);
+        for p in ALL {
+            if best.is_some() && matches!(p, Preference::Rarest | Preference::Marks) {
+                break;
+            }
+            let Some(text) = self.with(p, max_bytes) else { continue };
+            let Some(n) = cost(&text) else { continue };
+            max_bytes = text.len().saturating_sub(1);
+            if best.as_ref().is_none_or(|(least, _)| n < *least) {
+                best = Some((n, text));
+            }
+        }
+        best.map(|(_, text)| text)
     }
 
-    fn with(&self, preference: Preference) -> Option<Vec<u8>> {
-        let mut m = self.matcher.clone();
-        let (mut text, mut taken, mut guard) = (Vec::new(), [0u16; 256], self.guard);
-        while !m.is_accepting().ok()? {
-            let start = text.len();
-            let marker = guard.missing(self.marker);
-            if !marker.is_empty() && fits(&mut m, marker) {
-                text.extend_from_slice(marker);
-            }
-            if text.len() == start {
-                text.extend(m.compute_ff_bytes());
-            }
-            if text.len() == start {
-                // what ends a number comes before what would go on with it
-                let rank = |b| match b {
-                    b',' if guard.is_in_number() => 3,
-                    _ => rank(preference, guard.is_in_string(), b),
-                };
-                text.push(self.choose(&mut m, |b| match preference {
-                    Preference::Rarest => (taken[usize::from(b)], rank(b)),
-                    _ => (0, rank(b)),
-                })?);
-            }
-            if text.len() > self.max_bytes {
+    fn with(&self, preference: Preference, max_bytes: usize) -> Option<Vec<u8>> {
+        let mut run = Run {
+            m: self.matcher.clone(),
+            guard: self.guard,
+            taken: [0; 256],
+            preference,
+            hints: self.hints,
+            hinted: false,
+        };
+        let mut text = Vec::new();
+        while !run.m.is_accepting().ok()? {
+            let more = run.next()?;
+            text.extend_from_slice(&more);
+            if text.len() > max_bytes {
                 return None;
-            }
-            guard = guard.advance(&text[start..], self.marker)?;
-            for &b in &text[start..] {
-                taken[usize::from(b)] = taken[usize::from(b)].saturating_add(1);
-                m.consume_token(u32::from(b)).ok()?;
             }
         }
         Some(text)
     }
+}
 
-    fn choose(&self, m: &mut Matcher, rank: impl Fn(u8) -> (u16, u16)) -> Option<u8> {
-        let mask = m.compute_mask_or_eos().ok()?;
+/// One search under way.
+struct Run<'a> {
+    m: Matcher,
+    guard: NumberGuard,
+    /// How often each byte was taken.
+    taken: [u16; 256],
+    preference: Preference,
+    hints: &'a Hints,
+    /// Whether the present string was completed by a hint, in vain.
+    hinted: bool,
+}
+
+impl Run<'_> {
+    /// The next bytes, already taken.
+    fn next(&mut self) -> Option<Vec<u8>> {
+        let marker = self.guard.missing(&self.hints.marker);
+        let more = match fits(&mut self.m, marker) {
+            true => marker.to_vec(),
+            false => self.m.compute_ff_bytes(),
+        };
+        let more = if more.is_empty() { self.choose()? } else { more };
+        self.guard = self.guard.advance(&more, &self.hints.marker)?;
+        self.hinted &= self.guard.is_in_string();
+        for &b in &more {
+            self.taken[usize::from(b)] = self.taken[usize::from(b)].saturating_add(1);
+            self.m.consume_token(u32::from(b)).ok()?;
+        }
+        Some(more)
+    }
+
+    fn choose(&mut self) -> Option<Vec<u8>> {
+        let mask = self.m.compute_mask_or_eos().ok()?;
         let allowed = || mask.iter().filter(|&t| t < BYTE_END).map(|t| t as u8);
-        if self.looks_ahead {
+        if self.guard.is_in_string() && !self.hinted && !mask.is_allowed(u32::from(b'"')) {
+            self.hinted = true;
+            let m = &mut self.m;
+            let whole = self.hints.strings.iter().map(|h| [h, &b"\""[..]].concat());
+            if let Some(whole) = whole.into_iter().find(|w| fits(m, w)) {
+                return Some(whole);
+            }
+        }
+        if self.hints.looks_ahead {
             let ends = |&b: &u8| {
-                let mut m = m.clone();
+                let mut m = self.m.clone();
                 m.consume_token(u32::from(b)).is_ok() && m.is_accepting().unwrap_or(false)
             };
             if let Some(b) = allowed().take(MAX_LOOK_AHEAD).find(ends) {
-                return Some(b);
+                return Some(vec![b]);
             }
         }
-        allowed().min_by_key(|&b| rank(b))
+        allowed().min_by_key(|&b| self.rank(b)).map(|b| vec![b])
+    }
+
+    /// Lower is tried earlier: by times taken where that counts, then by kind.
+    fn rank(&self, b: u8) -> (u16, u16) {
+        match b {
+            b'"' if self.guard.is_in_string() => (0, 0),
+            b'}' | b']' | b')' if self.guard.is_in_string() => (self.times(b), 1000 + u16::from(b)),
+            b'}' => (0, 0),
+            b']' => (0, 1),
+            b')' => (0, 2),
+            // what ends a number comes before what would go on with it
+            b',' if self.guard.is_in_number() => (0, 3),
+            _ => (self.times(b), kind(self.preference, b)),
+        }
+    }
+
+    fn times(&self, b: u8) -> u16 {
+        match self.preference {
+            Preference::Rarest | Preference::Marks => 1 + self.taken[usize::from(b)],
+            _ => 1,
+        }
     }
 }
 
-/// Whether `bytes` may come next: a marker may not inside a character.
+/// Whether `bytes`, some at least, may come next: a marker may not inside a character.
 fn fits(m: &mut Matcher, bytes: &[u8]) -> bool {
     let ids: Vec<u32> = bytes.iter().map(|&b| u32::from(b)).collect();
-    m.validate_tokens(&ids).is_ok_and(|n| n == ids.len())
+    !ids.is_empty() && m.validate_tokens(&ids).is_ok_and(|n| n == ids.len())
 }
 
 const MAX_LOOK_AHEAD: usize = 64;
 
 /// Lower is tried earlier.
-fn rank(preference: Preference, is_in_string: bool, b: u8) -> u16 {
+fn kind(preference: Preference, b: u8) -> u16 {
     let b16 = u16::from(b);
     match b {
-        b'"' if is_in_string => 0,
-        b'}' | b']' | b')' if is_in_string => 1000 + b16,
-        b'}' => 0,
-        b']' => 1,
-        b')' => 2,
         b'0'..=b'9' if preference == Preference::Digits => 10 + b16,
         b'"' => 100,
+        _ if preference == Preference::Marks && b.is_ascii_punctuation() && !matches!(b, b'[' | b'{') => 101,
         b'0'..=b'9' if preference == Preference::Last => 200 - b16,
         b'0'..=b'9' => 110 + b16,
         b'n' if preference != Preference::Last => 200,

@@ -6,7 +6,7 @@ use llguidance::api::TopLevelGrammar;
 use llguidance::{Matcher, ParserFactory};
 use serde_json::{Value, json};
 
-use super::completion::Search;
+use super::completion::{Hints, Search};
 use super::guard::NumberGuard;
 use super::guide::{Guide, bytes_factory};
 use super::schema::{self, Strict};
@@ -67,7 +67,8 @@ impl GuidedGrammar {
     pub fn json_schema(guide: &Arc<Guide>, schema: &Value, options: &JsonOptions) -> Result<Self> {
         let strict = schema::strict(schema)?;
         let compiled = Self::json(guide, &strict, options);
-        compiled.map_err(|e| schema::locate(e, schema, |s| Self::json(guide, s, options).err()))
+        compiled
+            .map_err(|e| schema::locate(e, schema, |s| Self::json(guide, s, options).err()).at("JSON schema"))
     }
 
     /// As [`GuidedGrammar::json_schema`], from text.
@@ -86,7 +87,7 @@ impl GuidedGrammar {
             return Err(Error::new(ErrorKind::InvalidArgument, "expected at least one tool, found none"));
         }
         let strict = schema::strict_tools(tools)?;
-        Self::json(guide, &strict, options)
+        Self::json(guide, &strict, options).map_err(|e| e.at("tools"))
     }
 
     fn json(guide: &Arc<Guide>, strict: &Strict, options: &JsonOptions) -> Result<Self> {
@@ -100,8 +101,10 @@ impl GuidedGrammar {
             (after, until) => TopLevelGrammar::from_lark(frame(after.as_deref(), until.as_deref(), &schema)?),
         };
         let guard = NumberGuard::new(!marker.is_empty());
-        let build = Build { guide, wide: true, guard, marker: marker.into_bytes(), looks_ahead: false };
-        let mut this = build.run(grammar).map_err(|e| e.at("JSON schema"))?;
+        let hints =
+            Hints { marker: marker.into_bytes(), strings: strict.samples.clone(), looks_ahead: false };
+        let build = Build { guide, wide: true, guard, hints };
+        let mut this = build.run(grammar)?;
         this.notes.clone_from(&strict.notes);
         Ok(this)
     }
@@ -114,8 +117,8 @@ impl GuidedGrammar {
     /// `TooComplex`.
     pub fn lark(guide: &Arc<Guide>, grammar: &str) -> Result<Self> {
         refuse_directives(grammar)?;
-        let build =
-            Build { guide, wide: false, guard: NumberGuard::off(), marker: Vec::new(), looks_ahead: true };
+        let hints = Hints { looks_ahead: true, ..Hints::default() };
+        let build = Build { guide, wide: false, guard: NumberGuard::off(), hints };
         build.run(TopLevelGrammar::from_lark(grammar.into())).map_err(|e| e.at("Lark grammar"))
     }
 
@@ -164,23 +167,16 @@ struct Build<'a> {
     guide: &'a Arc<Guide>,
     wide: bool,
     guard: NumberGuard,
-    marker: Vec<u8>,
-    looks_ahead: bool,
+    hints: Hints,
 }
 
 impl Build<'_> {
     fn run(self, grammar: TopLevelGrammar) -> Result<GuidedGrammar> {
-        let tokens = compile(self.guide.factory(self.wide)?, grammar.clone())?;
-        let bytes = compile(bytes_factory()?, grammar)?;
+        let (tokens, bytes) = compile([self.guide.factory(self.wide)?, bytes_factory()?], &grammar)?;
         let trie = self.guide.trie();
         let cost = |t: &[u8]| trie.tokenize(t).map(|t| t.len());
-        let search = Search {
-            matcher: &bytes,
-            max_bytes: MAX_OPENING,
-            guard: self.guard,
-            marker: &self.marker,
-            looks_ahead: self.looks_ahead,
-        };
+        let search =
+            Search { matcher: &bytes, max_bytes: MAX_OPENING, guard: self.guard, hints: &self.hints };
         let opening = search.cheapest(cost).ok_or_else(|| {
             Error::new(
                 ErrorKind::Unsatisfiable,
@@ -188,12 +184,7 @@ impl Build<'_> {
             )
         })?;
         let n_opening = cost(&opening).unwrap_or(usize::MAX);
-        let shared = Shared {
-            guide: Arc::clone(self.guide),
-            marker: self.marker,
-            guard: self.guard,
-            looks_ahead: self.looks_ahead,
-        };
+        let shared = Shared { guide: Arc::clone(self.guide), guard: self.guard, hints: self.hints };
         Ok(GuidedGrammar {
             shared: Arc::new(shared),
             tokens: Arc::new(tokens),
@@ -208,23 +199,32 @@ impl Build<'_> {
 /// Stack for the engine's compiler, which recurses over references and nested schemas.
 const COMPILER_STACK: usize = 64 << 20;
 
-fn compile(factory: &ParserFactory, grammar: TopLevelGrammar) -> Result<Matcher> {
-    let work = || -> std::result::Result<Matcher, String> {
-        let parser = factory.create_parser(grammar).map_err(|e| format!("{e:#}"))?;
-        if !parser.parser.grammar().lexer_spec().can_rollback() {
-            return Err("options max_tokens= and stop= cannot be undone and are not supported".into());
-        }
-        let mut matcher = Matcher::new(Ok(parser));
-        // a grammar whose first mask is empty shows it only now
-        matcher.compute_mask_or_eos().map_err(|e| e.to_string())?;
-        Ok(matcher)
-    };
+/// The grammar over both vocabularies, each on a thread of its own.
+fn compile(factories: [&ParserFactory; 2], grammar: &TopLevelGrammar) -> Result<(Matcher, Matcher)> {
     std::thread::scope(|s| {
-        let thread = std::thread::Builder::new().stack_size(COMPILER_STACK).spawn_scoped(s, work);
-        let thread =
-            thread.map_err(|e| Error::new(ErrorKind::OutOfMemory, "no thread for the grammar").because(e))?;
-        thread.join().unwrap_or_else(|_| Err("the engine failed".into())).map_err(|m| refusal(&m))
+        let [first, second] = factories.map(|factory| {
+            let thread = std::thread::Builder::new().stack_size(COMPILER_STACK);
+            thread.spawn_scoped(s, move || matcher(factory, grammar.clone()))
+        });
+        let join = |thread: std::io::Result<std::thread::ScopedJoinHandle<'_, _>>| {
+            let thread = thread
+                .map_err(|e| Error::new(ErrorKind::OutOfMemory, "no thread for the grammar").because(e))?;
+            thread.join().unwrap_or_else(|_| Err("the engine failed".into())).map_err(|m: String| refusal(&m))
+        };
+        let (first, second) = (join(first), join(second));
+        Ok((first?, second?))
     })
+}
+
+fn matcher(factory: &ParserFactory, grammar: TopLevelGrammar) -> std::result::Result<Matcher, String> {
+    let parser = factory.create_parser(grammar).map_err(|e| format!("{e:#}"))?;
+    if !parser.parser.grammar().lexer_spec().can_rollback() {
+        return Err("options max_tokens= and stop= cannot be undone and are not supported".into());
+    }
+    let mut matcher = Matcher::new(Ok(parser));
+    // a grammar whose first mask is empty shows it only now
+    matcher.compute_mask_or_eos().map_err(|e| e.to_string())?;
+    Ok(matcher)
 }
 
 /// Gives the engine's message a kind.
@@ -252,13 +252,27 @@ fn refusal(message: &str) -> Error {
     } else {
         ErrorKind::BadProfile
     };
-    match kind {
-        ErrorKind::Unsatisfiable if line == "NoExtensionBias" => {
+    let known = REFUSALS.iter().find(|(start, ..)| line.starts_with(start));
+    match known {
+        Some((_, keyword, why)) => Error::new(kind, format!("keyword {keyword:?}: {why}")),
+        None if line == "NoExtensionBias" => {
             Error::new(kind, "no text satisfies the constraint: nothing may come first")
         }
-        _ => Error::new(kind, line),
+        None => Error::new(kind, line),
     }
 }
+
+/// How refusals of the engine begin, which keyword they concern, and why.
+const REFUSALS: [(&str, &str, &str); 4] = [
+    ("oneOf constraints", "oneOf", "its branches are not known to exclude each other"),
+    (
+        "min/maxProperties",
+        "minProperties",
+        "a count of properties is supported only if all listed ones are required",
+    ),
+    ("circular references", "$ref", "a reference to a schema around it needs to stand alone"),
+    ("patternProperty regexes", "patternProperties", "two patterns may match the same name"),
+];
 
 fn layout(whitespace: Whitespace) -> Value {
     let (item, key) = match whitespace {

@@ -1,14 +1,16 @@
 //! Keeps numbers in JSON text short enough for every reader.
 //!
 //! A grammar of JSON numbers allows digits without end, and a weak model that has begun to repeat a digit
-//! goes on until the limit; no parser reads the result back. So a number has at most [`MAX_RUN`] bytes and an
-//! exponent at most two digits. The bounds are loose enough that a number can always end when it
-//! meets them: the last bytes may be digits only.
+//! goes on until the limit; no parser reads the result back, and long before that an integer is read as a float. So
+//! a number has at most [`MAX_RUN`] bytes, [`MAX_WHOLE`] digits before the point, and an exponent at most two. The bounds
+//! are loose enough that a number can always end when it meets them: the last bytes may be digits only.
 
 /// Longest number, in bytes. A 64-bit float needs at most 24.
 const MAX_RUN: u8 = 32;
 /// From here on only digits may follow, so that the number can end at `MAX_RUN`.
 const LAST_MARK: u8 = 28;
+/// Most digits before the point: such integers fit into 64 bits.
+const MAX_WHOLE: u8 = 18;
 /// Longest exponent, in digits.
 const MAX_EXPONENT: u8 = 2;
 
@@ -22,6 +24,9 @@ pub(super) struct NumberGuard {
     depth: u32,
     /// Bytes of the number so far; 0 outside one.
     run: u8,
+    /// Digits before the point or the exponent.
+    whole: u8,
+    in_fraction: bool,
     /// Digits of the exponent; `None` before one.
     exponent: Option<u8>,
     done: bool,
@@ -36,6 +41,8 @@ impl NumberGuard {
             escaped: false,
             depth: 0,
             run: 0,
+            whole: 0,
+            in_fraction: false,
             exponent: None,
             done: false,
         }
@@ -83,7 +90,7 @@ impl NumberGuard {
         if matches!(b, b'0'..=b'9' | b'-' | b'+' | b'.' | b'e' | b'E') && (self.run > 0 || b < b'A') {
             return self.number(b);
         }
-        (self.run, self.exponent) = (0, None);
+        (self.run, self.whole, self.in_fraction, self.exponent) = (0, 0, false, None);
         match b {
             b'"' => self.in_string = true,
             b'{' | b'[' => self.depth += 1,
@@ -99,12 +106,15 @@ impl NumberGuard {
     fn number(&mut self, b: u8) -> Option<()> {
         self.run += 1;
         let is_digit = b.is_ascii_digit();
-        match (&mut self.exponent, is_digit) {
-            (Some(n), true) => *n += 1,
-            (e @ None, false) if matches!(b, b'e' | b'E') => *e = Some(0),
+        match (&mut self.exponent, b) {
+            (Some(n), b'0'..=b'9') => *n += 1,
+            (None, b'0'..=b'9') => self.whole += u8::from(!self.in_fraction),
+            (None, b'.') => self.in_fraction = true,
+            (e @ None, b'e' | b'E') => *e = Some(0),
             _ => {}
         }
         let fits = self.run <= MAX_RUN
+            && self.whole <= MAX_WHOLE
             && (is_digit || self.run <= LAST_MARK)
             && self.exponent.is_none_or(|n| n <= MAX_EXPONENT);
         fits.then_some(())
@@ -135,15 +145,15 @@ mod tests {
     #[test]
     fn numbers_end_before_no_reader_can_read_them() {
         let cases = [
-            ("[1.5, -2e10, 123456789012345678901234]", true),
-            (&format!("[{}]", "9".repeat(32)), true),
-            (&format!("[{}]", "9".repeat(33)), false),
+            ("[1.5, -2e10, -123456789012345678, 123456789012345678.123456789]", true),
+            (&format!("[{}]", "9".repeat(19)), false),
+            (&format!("[0.{}]", "0".repeat(30)), true),
             (&format!("[\"{}\"]", "9".repeat(99)), true),
             (&format!("[\"\\\"{}\"]", "9".repeat(99)), true),
             (&format!("[0.{}]", "0".repeat(31)), false),
             ("1e99", true),
             ("1e100", false),
-            (&format!("[{}.5]", "1".repeat(29)), false),
+            (&format!("[1.{}e5]", "1".repeat(29)), false),
             (&format!("{{\"e\":[]}}{}", "7".repeat(99)), true),
         ];
         for (text, want) in cases {

@@ -18,7 +18,8 @@
 //!
 //! A text is narrower than its schema in these ways: properties come in the schema's order (those only required
 //! last), white space as [`Whitespace`] says, strings without `\u`, `\/` and control characters other than
-//! `\b \f \n \r \t`, integers without fraction or exponent, numbers of at most 32 bytes.
+//! `\b \f \n \r \t`, integers without fraction or exponent, numbers of at most 32 bytes and
+//! 18 digits before the point.
 //! Names that the schema does not list may repeat.
 //!
 //! Cost: 10 to 25 µs a mask in JSON text, up to 0.5 ms where a wide lexeme meets a new state, some

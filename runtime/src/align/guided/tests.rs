@@ -283,8 +283,10 @@ fn the_shortest_text_is_found() {
             "{\"a\":0,\"b\":0}",
         ),
         (json!({"type": "array", "items": {"type": "integer", "minimum": 120}, "minItems": 2}), "[120,120]"),
-        (json!({"type": "string", "pattern": "^a*b[0-9]{3}$"}), "\"ab000\""), // one more than the shortest
+        (json!({"type": "string", "pattern": "^a*b[0-9]{3}$"}), "\"b000\""),
         (json!({"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1}), "[\"a\"]"),
+        (json!({"type": "string", "pattern": "[a-z]+@[a-z]+"}), "\"a@a\""),
+        (json!({"type": "string", "format": "email"}), "\"a@a\""),
         (json!({"anyOf": [{"type": "string", "minLength": 9}, number]}), "0"),
         (
             json!({"$ref": "#/$defs/n", "$defs": {"n": {"type": "object", "properties": {"n": {"anyOf": [{"type": "null"}, {"$ref": "#/$defs/n"}]}}, "required": ["n"]}}}),
@@ -300,6 +302,20 @@ fn the_shortest_text_is_found() {
             "{s}: {:?}",
             String::from_utf8_lossy(g.example())
         );
+    }
+}
+
+#[test]
+fn exactly_one_of_several_demands() {
+    let g = schema(
+        json!({"type": "object", "properties": {"a": {"type": "null"}, "b": {"type": "null"}, "c": {"type": "null"}},
+        "oneOf": [{"required": ["a"]}, {"required": ["b", "c"]}], "additionalProperties": false}),
+    );
+    for good in ["{\"a\":null}", "{\"a\":null,\"b\":null}", "{\"b\":null,\"c\":null}"] {
+        assert!(accepts(&g, good), "{good}");
+    }
+    for bad in ["{}", "{\"b\":null}", "{\"a\":null,\"b\":null,\"c\":null}"] {
+        assert!(!accepts(&g, bad), "{bad}");
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use llguidance::Matcher;
 use llguidance::toktrie::SimpleVob;
 
-use super::completion::Search;
+use super::completion::{Hints, Search};
 use super::guard::NumberGuard;
 use super::guide::{BYTE_END, Guide};
 use crate::align::bytewise::Limits;
@@ -20,10 +20,8 @@ const MAX_COMPLETION: usize = 1 << 16;
 /// What all texts of one grammar share.
 pub(super) struct Shared {
     pub guide: Arc<Guide>,
-    /// Before which numbers are not guarded; empty: from the beginning.
-    pub marker: Vec<u8>,
     pub guard: NumberGuard,
-    pub looks_ahead: bool,
+    pub hints: Hints,
 }
 
 impl Shared {
@@ -178,20 +176,14 @@ impl Guided {
     fn find_plan(&mut self, old: Option<&Plan>, guard: NumberGuard, max: usize) -> Option<Plan> {
         if let Some(old) = old
             && self.fits(old.rest(), max)
-            && guard.advance(old.rest(), &self.shared.marker).is_some()
+            && guard.advance(old.rest(), &self.shared.hints.marker).is_some()
             && self.completes(old.rest())
         {
             return Some(old.clone());
         }
         let max_bytes = max.saturating_mul(self.shared.trie().max_len()).min(MAX_COMPLETION);
         let shared = Arc::clone(&self.shared);
-        let search = Search {
-            guard,
-            max_bytes,
-            marker: &shared.marker,
-            looks_ahead: shared.looks_ahead,
-            matcher: self.bytes()?,
-        };
+        let search = Search { guard, max_bytes, hints: &shared.hints, matcher: self.bytes()? };
         let text =
             search.first().filter(|t| t.len() <= max).or_else(|| search.cheapest(|t| shared.tokens_of(t)))?;
         self.fits(&text, max).then(|| Plan::new(text))
@@ -235,7 +227,7 @@ impl Guided {
             return Ok(false); // the end needs the last token
         }
         let behind = step.plan.as_ref().and_then(|p| p.behind(text));
-        let Some(guard) = step.guard.advance(text, &self.shared.marker) else { return Ok(false) };
+        let Some(guard) = step.guard.advance(text, &self.shared.hints.marker) else { return Ok(false) };
         let valid = self.tokens.validate_tokens(&[token]);
         if self.check(valid)? == 0 {
             return Ok(false);

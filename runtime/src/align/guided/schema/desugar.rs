@@ -62,6 +62,7 @@ impl Walk<'_> {
                 form.all.push(json!({ "properties": {name: false} }));
             }
         }
+        self.sample(&p);
         let others = form.base.insert("additionalProperties".into(), json!(false)).unwrap_or(json!(true));
         form.base.insert("patternProperties".into(), json!({ p: others }));
         Ok(())

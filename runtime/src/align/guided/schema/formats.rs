@@ -13,7 +13,7 @@ const TIME: &str =
 const LABEL: &str = "[A-Za-z0-9](?:-?[A-Za-z0-9]){0,30}";
 const BYTE: &str = "(?:25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
 const PCHAR: &str = "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})";
-const POINTER: &str = "(?:/(?:[^~/]|~[01])*)*";
+const POINTER: &str = "(?:/(?:[^~]|~[01])*)?";
 
 /// The pattern of a format, or that it says nothing about the text.
 pub(super) enum Format {

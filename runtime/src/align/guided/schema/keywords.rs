@@ -2,6 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
+use super::disjoint::one_demand;
 use super::formats::{Format, format};
 use super::{Draft, Place, Walk, malformed, numbers, pattern, refused};
 use crate::error::Result;
@@ -79,6 +80,9 @@ const KNOWN: [&str; 25] = [
     "dependentSchemas",
 ];
 
+/// Samples of patterns kept for one schema.
+const MAX_SAMPLES: usize = 64;
+
 /// A narrow form being built.
 #[derive(Default)]
 pub(super) struct Form {
@@ -150,6 +154,7 @@ impl Walk<'_> {
                     pattern::rewrite(p).map_err(|why| refused(key, pointer, format!("{p:?}: {why}")))
                 };
                 let inner = self.map(key, value, at, rewrite)?;
+                inner.as_object().into_iter().flatten().for_each(|(p, _)| self.sample(p));
                 form.base.insert(key.into(), inner);
             }
             "required" => {
@@ -162,10 +167,19 @@ impl Walk<'_> {
             "pattern" => {
                 let p = value.as_str().ok_or_else(|| malformed(key, pointer, "expected a string"))?;
                 let p = pattern::rewrite(p).map_err(|why| refused(key, pointer, format!("{p:?}: {why}")))?;
+                self.sample(&p);
                 form.base.insert(key.into(), Value::from(p));
             }
             "format" => self.format(value, o, at, form)?,
-            "allOf" | "anyOf" | "oneOf" => {
+            "oneOf" => {
+                let inner = self.list(key, value, at)?;
+                match one_demand(value) {
+                    Some(one) => form.all.push(one),
+                    None if self.exclude_each_other(value, at) => form.all.push(json!({ "anyOf": inner })),
+                    None => drop(form.applied.insert(key.into(), inner)),
+                }
+            }
+            "allOf" | "anyOf" => {
                 let inner = self.list(key, value, at)?;
                 form.applied.insert(key.into(), inner);
             }
@@ -190,6 +204,13 @@ impl Walk<'_> {
             _ => self.annotation(key, at)?,
         }
         Ok(())
+    }
+
+    /// Keeps a short text of a pattern.
+    pub(super) fn sample(&mut self, pattern: &str) {
+        let quoted = pattern::shortest(pattern).map(|text| Value::from(text).to_string().into_bytes());
+        let inner = quoted.and_then(|q| q.get(1..q.len() - 1).map(<[u8]>::to_vec));
+        self.samples.extend(inner.filter(|_| self.samples.len() < MAX_SAMPLES));
     }
 
     /// An unknown keyword says nothing, unless it is a known one misspelt.
@@ -270,7 +291,9 @@ impl Walk<'_> {
                 ));
             }
             Format::Pattern(p) => {
-                let p = Value::from(format!("^(?:{p})$"));
+                let p = format!("^(?:{p})$");
+                self.sample(&p);
+                let p = Value::from(p);
                 match o.contains_key("pattern") {
                     true => form.all.push(json!({ "pattern": p })),
                     false => drop(form.base.insert("pattern".into(), p)),

@@ -6,6 +6,7 @@
 //! all the same, since that only narrows. Keywords that no draft defines are annotations.
 
 mod desugar;
+mod disjoint;
 mod formats;
 mod keywords;
 mod numbers;
@@ -19,9 +20,12 @@ use super::grammar::Tool;
 use crate::error::{Error, ErrorKind, Result};
 
 /// The narrow form, and what of the schema says nothing.
+#[derive(Default)]
 pub(super) struct Strict {
     pub schema: Value,
     pub notes: Vec<String>,
+    /// Short texts that satisfy a pattern each, as they stand in JSON strings.
+    pub samples: Vec<Vec<u8>>,
 }
 
 /// The narrow form of `schema`.
@@ -56,7 +60,7 @@ const MAX_LOCATE: usize = 200;
 /// `compile` gives the error of a narrow form.
 pub(super) fn locate(error: Error, schema: &Value, compile: impl Fn(&Strict) -> Option<Error>) -> Error {
     let traced = Walk::new(vec![schema], true).run(|walk| walk.root(0));
-    let Ok(Strict { schema: root, .. }) = traced else { return error };
+    let Ok(Strict { schema: root, samples, .. }) = traced else { return error };
     let definitions = root.get("$defs").cloned().unwrap_or_default();
     let (mut here, mut place, mut left) = (root, None, MAX_LOCATE);
     while let Some(inner) = children(&here).into_iter().find(|child| {
@@ -66,15 +70,14 @@ pub(super) fn locate(error: Error, schema: &Value, compile: impl Fn(&Strict) -> 
             o.insert("$defs".into(), definitions.clone());
         }
         let fails = |e: Error| e.kind() == error.kind();
-        left > 0 && compile(&Strict { schema: whole, notes: Vec::new() }).is_some_and(fails)
+        left > 0
+            && compile(&Strict { schema: whole, samples: samples.clone(), ..Strict::default() })
+                .is_some_and(fails)
     }) {
         place = inner.get(PLACE).and_then(Value::as_str).map(str::to_owned).or(place);
         here = inner.clone();
     }
-    match place {
-        Some(place) => error.at(format!("at {place:?}")).at("JSON schema"),
-        None => error,
-    }
+    error.at(format!("at {:?}", place.unwrap_or_default()))
 }
 
 /// The subschemas of a narrow form.
@@ -139,6 +142,7 @@ struct Walk<'a> {
     names: HashMap<(usize, String), usize>,
     queue: Vec<(usize, String)>,
     notes: Vec<String>,
+    samples: Vec<Vec<u8>>,
     n_nodes: usize,
 }
 
@@ -175,7 +179,15 @@ fn malformed(keyword: &str, pointer: &str, why: impl std::fmt::Display) -> Error
 
 impl<'a> Walk<'a> {
     fn new(roots: Vec<&'a Value>, is_traced: bool) -> Self {
-        Self { roots, is_traced, names: HashMap::new(), queue: Vec::new(), notes: Vec::new(), n_nodes: 0 }
+        Self {
+            roots,
+            is_traced,
+            names: HashMap::new(),
+            queue: Vec::new(),
+            notes: Vec::new(),
+            samples: Vec::new(),
+            n_nodes: 0,
+        }
     }
 
     fn run(mut self, main: impl FnOnce(&mut Self) -> Result<Value>) -> Result<Strict> {
@@ -198,7 +210,9 @@ impl<'a> Walk<'a> {
         {
             o.insert("$defs".into(), Value::Object(definitions));
         }
-        Ok(Strict { schema, notes: self.notes })
+        self.samples.sort_by_key(Vec::len);
+        self.samples.dedup();
+        Ok(Strict { schema, notes: self.notes, samples: self.samples })
     }
 
     fn root(&mut self, root: usize) -> Result<Value> {

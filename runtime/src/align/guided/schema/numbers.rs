@@ -6,8 +6,8 @@
 
 use serde_json::{Map, Number, Value, json};
 
-/// Largest magnitude of a bound: the greatest float below 2^63, as the engine counts in 64-bit integers.
-const LARGEST: f64 = 9_223_372_036_854_774_784.0;
+/// Largest magnitude of a bound: the greatest float of 18 digits, which is as long as integers may become.
+const LARGEST: f64 = 999_999_999_999_999_872.0;
 /// Step inward from an exclusive bound, relative, and absolute at zero.
 const STEP: f64 = 1e-12;
 /// Bounds put where a multiple has none, so that the number ends.
@@ -85,7 +85,7 @@ fn side(
     if let Some(b) = bound
         && ((side == Side::Least && b > LARGEST) || (side == Side::Most && b < -LARGEST))
     {
-        return Err((plain, format!("expected a bound that 64-bit integers reach, found {b}")));
+        return Err((plain, format!("expected a bound of at most 18 digits, found {b}")));
     }
     Ok(bound.map(|b| b.clamp(-LARGEST, LARGEST)))
 }

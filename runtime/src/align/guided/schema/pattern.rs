@@ -4,7 +4,7 @@
 //! what `.` leaves out. Digits and words are ASCII in both. What ECMA has and the engine has not is refused: look-around,
 //! back-references, word boundaries.
 
-use regex_syntax::hir::{Hir, HirKind};
+use regex_syntax::hir::{Class, ClassUnicode, Hir, HirKind};
 
 /// `pattern` for the engine.
 /// # Errors Why it cannot be kept.
@@ -54,6 +54,38 @@ pub(super) fn rewrite(pattern: &str) -> Result<String, String> {
         return Err("it demands a control character, which strings are written without".into());
     }
     Ok(out)
+}
+
+/// Longest sample, in bytes.
+const MAX_SAMPLE: usize = 1024;
+
+/// A short text that a rewritten pattern is found in, if there is one to be had simply.
+pub(super) fn shortest(pattern: &str) -> Option<String> {
+    String::from_utf8(sample(&regex_syntax::parse(pattern).ok()?)?).ok()
+}
+
+fn sample(hir: &Hir) -> Option<Vec<u8>> {
+    let text = match hir.kind() {
+        HirKind::Empty | HirKind::Look(_) => Vec::new(),
+        HirKind::Literal(l) => l.0.to_vec(),
+        HirKind::Class(Class::Unicode(c)) => {
+            let plain = ['a', '0', 'A', ' ', '-'];
+            let holds =
+                |c: &char, set: &ClassUnicode| set.ranges().iter().any(|r| (r.start()..=r.end()).contains(c));
+            let first = c.ranges().iter().map(|r| r.end()).next();
+            plain.into_iter().find(|p| holds(p, c)).or(first)?.to_string().into_bytes()
+        }
+        HirKind::Class(Class::Bytes(c)) => vec![c.ranges().first()?.end()],
+        HirKind::Repetition(r) => {
+            let once = if r.min == 0 { Vec::new() } else { sample(&r.sub)? };
+            let fits = once.len().checked_mul(r.min as usize).is_some_and(|n| n <= MAX_SAMPLE);
+            fits.then(|| once.repeat(r.min as usize))?
+        }
+        HirKind::Capture(c) => sample(&c.sub)?,
+        HirKind::Concat(parts) => parts.iter().map(sample).collect::<Option<Vec<_>>>()?.concat(),
+        HirKind::Alternation(parts) => parts.iter().filter_map(sample).min_by_key(Vec::len)?,
+    };
+    (text.len() <= MAX_SAMPLE).then_some(text)
 }
 
 /// Whether a literal part holds a control character that has no short escape in JSON; the engine would lose it.

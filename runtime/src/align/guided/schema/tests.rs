@@ -81,3 +81,31 @@ fn references_are_followed_once_each() {
         "d1": {"$ref": "#/$defs/d0"}}});
     assert_eq!(narrow(schema), want);
 }
+
+#[test]
+fn branches_that_exclude_each_other_are_any_of_them() {
+    let object =
+        |name: &str| json!({"properties": {"kind": {"const": name}}, "required": ["kind"], "type": "object"});
+    let closed = |name: &str| json!({"type": "object", "properties": {name: true}, "required": [name], "additionalProperties": false});
+    let disjoint = [
+        json!([{"type": "string"}, {"$ref": "#/$defs/n"}]),
+        json!([object("a"), object("b")]),
+        json!([closed("a"), closed("b")]),
+        json!([{"enum": [1, "a"]}, {"const": "b"}]),
+        json!([{"allOf": [{"type": "array"}]}, {"type": ["null", "object"]}]),
+    ];
+    for branches in disjoint {
+        let form = narrow(json!({"oneOf": branches, "$defs": {"n": {"type": "number"}}}));
+        assert!(form.get("oneOf").is_none(), "{form}");
+    }
+    let overlapping = [
+        json!([{"type": "integer"}, {"type": "number"}]),
+        json!([{"const": 1}, {"const": 1.0}]),
+        json!([{"type": "object", "properties": {"kind": {"const": "a"}}}, {"type": "object", "properties": {"kind": {"const": "b"}}}]),
+        json!([{"required": ["a"], "minProperties": 1}, {"required": ["b"]}]),
+        json!([{"minLength": 3}, {"type": "string"}]),
+    ];
+    for branches in overlapping {
+        assert!(narrow(json!({ "oneOf": branches })).get("oneOf").is_some(), "{branches}");
+    }
+}
