@@ -22,6 +22,9 @@ use truing::gguf::GgufFile;
 use truing::grammar::Grammar;
 use truing::vocab::{Specials, Vocab};
 
+/// Passes of which the least time at each place counts.
+const N_PASSES: usize = 5;
+
 const SCHEMA: &str = r#"{"type": "object", "properties": {
     "name": {"type": "string", "maxLength": 60},
     "id": {"type": "string", "pattern": "^[A-Z]{3}-[0-9]{4}$"},
@@ -33,7 +36,7 @@ const SCHEMA: &str = r#"{"type": "object", "properties": {
     "required": ["name", "id", "age", "tags", "kind", "score", "note"], "additionalProperties": false}"#;
 const INSTANCE: &str = r#"{"name": "Ada Lovelace, Countess", "id": "ABC-1234", "age": 36, "tags": ["mathematics", "engines", "poetical science"], "kind": "person", "score": 9.75, "note": "She wrote the first program; it was meant for the Analytical Engine, which was never built. \"Note G\" has it."}"#;
 const PROSE: &str = "The old dog ran over the hill to catch a red frisbee. Its owner, who had thrown it, laughed and called the animal back before the rain began to fall on the field.";
-const C_CODE: &str = "int add(int a){int b= a+41;while(a<100){a= a*2;b= b-a;}// done\nreturn b*(a+1);}float half(float x){return x/2;}";
+const C_CODE: &str = "int add(int a){int b = a+41;while(a<100){a = a*2;b = b-a;}// done\nreturn b*( a+1 );}float half(float x){return x/2;}";
 const JSON_GBNF: &str = include_str!("../runtime/tests/data/grammars/json.gbnf");
 const C_GBNF: &str = include_str!("../runtime/tests/data/grammars/c-subset.gbnf");
 
@@ -83,9 +86,14 @@ fn subject(path: PathBuf) -> Subject {
     let built = t.elapsed();
     let guide = Arc::new(Guide::new(trie.clone()).expect("a guide"));
     let t = Instant::now();
-    GuidedGrammar::json_schema_str(&guide, "{\"type\": \"null\"}", &JsonOptions::default()).expect("a grammar");
+    GuidedGrammar::json_schema_str(&guide, "{\"type\": \"null\"}", &JsonOptions::default())
+        .expect("a grammar");
     let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
-    println!("\n{name}: {} tokens, own tree {built:.0?}, guide and first grammar {:.0?}", trie.vocab().n_vocab(), t.elapsed());
+    println!(
+        "\n{name}: {} tokens, own tree {built:.0?}, guide and first grammar {:.0?}",
+        trie.vocab().n_vocab(),
+        t.elapsed()
+    );
     Subject { name, path, tokens, trie, guide }
 }
 
@@ -93,7 +101,12 @@ fn line(what: &str, mut us: Vec<f64>) {
     us.sort_by(f64::total_cmp);
     let mean = us.iter().sum::<f64>() / us.len() as f64;
     let at = |p: usize| us[(us.len() - 1) * p / 100];
-    println!("  {what:<44} mean {mean:>9.1}  median {:>9.1}  p99 {:>9.1}  max {:>9.1} µs", at(50), at(99), at(100));
+    println!(
+        "  {what:<44} mean {mean:>9.1}  median {:>9.1}  p99 {:>9.1}  max {:>9.1} µs",
+        at(50),
+        at(99),
+        at(100)
+    );
 }
 
 /// Goes along `ids`; returns the times of masks and of accepting.
@@ -113,32 +126,39 @@ fn along(c: &mut dyn Constraint, ids: &[u32]) -> (Vec<f64>, Vec<f64>) {
     (masks, accepts)
 }
 
+/// The least of several passes at each place: what another process takes away does not count.
+fn least(passes: Vec<Vec<f64>>) -> Vec<f64> {
+    let n = passes.first().map_or(0, Vec::len);
+    (0..n).map(|i| passes.iter().map(|p| p[i]).fold(f64::INFINITY, f64::min)).collect()
+}
+
 /// Several passes, each on a new constraint.
 fn passes(what: &str, ids: &[u32], mut make: impl FnMut() -> Box<dyn Constraint>) {
     let (mut masks, mut accepts) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
+    for _ in 0..N_PASSES {
         let (m, a) = along(&mut *make(), ids);
-        masks.extend(m);
-        accepts.extend(a);
+        masks.push(m);
+        accepts.push(a);
     }
-    line(&format!("{what}, mask"), masks);
-    line(&format!("{what}, accept"), accepts);
+    line(&format!("{what}, mask"), least(masks));
+    line(&format!("{what}, accept"), least(accepts));
 }
 
 fn schemas(s: &Subject) {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
-    let compile = || GuidedGrammar::json_schema(&s.guide, &schema, &JsonOptions::default()).expect("a grammar");
-    let mut built = Vec::new();
-    for _ in 0..20 {
+    let compile =
+        || GuidedGrammar::json_schema(&s.guide, &schema, &JsonOptions::default()).expect("a grammar");
+    let build = |_| {
         let t = Instant::now();
         black_box(compile());
-        built.push(t.elapsed().as_secs_f64() * 1e6);
-    }
+        vec![t.elapsed().as_secs_f64() * 1e6]
+    };
+    let built = (0..20).flat_map(build).collect();
     line("JSON Schema, build", built);
     let ids = s.ids(INSTANCE);
     let grammar = compile();
     passes("JSON Schema", &ids, || grammar.constraint(Limits::default()).expect("a constraint"));
-    let limits = Limits { max_tokens: Some(400) };
+    let limits = Limits { max_tokens: Some(400), ..Limits::default() };
     passes("JSON Schema with a limit", &ids, || grammar.constraint(limits).expect("a constraint"));
     recorded(s);
 }
@@ -151,18 +171,25 @@ fn recorded(s: &Subject) {
         include_str!("../runtime/tests/data/schemas/schemas_vendor.jsonl"),
     ] {
         for row in rows.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")) {
-            let t = Instant::now();
-            let grammar = GuidedGrammar::json_schema(&s.guide, &row["schema"], &JsonOptions::default());
-            built.push(t.elapsed().as_secs_f64() * 1e6);
+            let compile = || GuidedGrammar::json_schema(&s.guide, &row["schema"], &JsonOptions::default());
+            let build = |_| {
+                let t = Instant::now();
+                let _ = black_box(compile());
+                vec![t.elapsed().as_secs_f64() * 1e6]
+            };
+            built.extend(least((0..3).map(build).collect()));
+            let grammar = compile();
             let (Ok(grammar), Some(tests)) = (grammar, row["tests"].as_array()) else { continue };
             for test in tests.iter().filter(|t| t["valid"] == true).take(1) {
                 let ids = s.ids(&test["data"].to_string());
-                masks.extend(along(&mut *grammar.constraint(Limits::default()).expect("a constraint"), &ids).0);
+                masks.extend(
+                    along(&mut *grammar.constraint(Limits::default()).expect("a constraint"), &ids).0,
+                );
             }
         }
     }
     line("recorded schemas, build", built);
-    line("recorded schemas, first mask of each state", masks);
+    line("recorded schemas, masks", masks);
 }
 
 fn wordings(s: &Subject) {
@@ -175,18 +202,18 @@ fn wordings(s: &Subject) {
     wording.length[Unit::Sentences as usize] = Range { min: 1, max: Some(4) };
     let available = [true; 256];
     let automaton = || WordingAutomaton::new(&wording, &available).expect("an automaton");
-    let limits = Limits { max_tokens: Some(200) };
+    let limits = Limits { max_tokens: Some(200), ..Limits::default() };
     let ids = s.ids(PROSE);
     let make = || Bytewise::new(automaton(), s.trie.clone(), limits).expect("a constraint");
     let (mut masks, mut again) = (Vec::new(), Vec::new());
-    for _ in 0..5 {
+    for _ in 0..N_PASSES {
         let c = make();
         let mut fresh = c.fork();
-        masks.extend(along(&mut *fresh, &ids).0);
-        again.extend(along(&mut *c.fork(), &ids).0);
+        masks.push(along(&mut *fresh, &ids).0);
+        again.push(along(&mut *c.fork(), &ids).0);
     }
-    line("keywords, bans, lengths: first mask", masks);
-    line("keywords, bans, lengths: cached mask", again);
+    line("keywords, bans, lengths: first mask", least(masks));
+    line("keywords, bans, lengths: cached mask", least(again));
 }
 
 fn grammars(s: &Subject) {
@@ -197,8 +224,11 @@ fn grammars(s: &Subject) {
         let c = Bytewise::new(machine(), s.trie.clone(), Limits::default()).expect("a constraint");
         let built = t.elapsed();
         println!("  {what}: built in {built:.1?}");
-        let (first, _) = along(&mut *c.fork(), &ids);
-        line(&format!("{what}, own automaton, first mask"), first);
+        let fresh = |_| {
+            let c = Bytewise::new(machine(), s.trie.clone(), Limits::default()).expect("a constraint");
+            along(&mut *c.fork(), &ids).0
+        };
+        line(&format!("{what}, own automaton, first mask"), least((0..N_PASSES).map(fresh).collect()));
         passes(&format!("{what}, own automaton, again"), &ids, || c.fork());
         llama(s, what, gbnf, &ids);
     }
@@ -218,14 +248,19 @@ fn llama(s: &Subject, what: &str, gbnf: &str, ids: &[u32]) {
         let params = l::llama_model_params { vocab_only: true, ..l::llama_model_default_params() };
         let model = l::llama_model_load_from_file(path.as_ptr(), params);
         assert!(!model.is_null(), "llama.cpp did not load the vocabulary");
-        let sampler = l::llama_sampler_init_grammar(l::llama_model_get_vocab(model), grammar.as_ptr(), root.as_ptr());
+        let sampler =
+            l::llama_sampler_init_grammar(l::llama_model_get_vocab(model), grammar.as_ptr(), root.as_ptr());
         assert!(!sampler.is_null(), "llama.cpp did not read the grammar");
         let row = |n: usize| -> Vec<l::llama_token_data> {
             (0..n).map(|id| l::llama_token_data { id: id as i32, logit: 0.0, p: 0.0 }).collect()
         };
         let apply = |mut row: Vec<l::llama_token_data>, id: u32| {
-            let mut array =
-                l::llama_token_data_array { data: row.as_mut_ptr(), size: row.len(), selected: -1, sorted: false };
+            let mut array = l::llama_token_data_array {
+                data: row.as_mut_ptr(),
+                size: row.len(),
+                selected: -1,
+                sorted: false,
+            };
             let t = Instant::now();
             l::llama_sampler_apply(sampler, &mut array);
             let us = t.elapsed().as_secs_f64() * 1e6;
@@ -234,20 +269,27 @@ fn llama(s: &Subject, what: &str, gbnf: &str, ids: &[u32]) {
             us
         };
         let (mut masks, mut singles) = (Vec::new(), Vec::new());
-        for &id in ids {
-            masks.push(apply(row(n_vocab), id));
-            singles.push(apply(vec![l::llama_token_data { id: id as i32, logit: 0.0, p: 0.0 }], id));
-            l::llama_sampler_accept(sampler, id as i32);
+        for _ in 0..3 {
+            l::llama_sampler_reset(sampler);
+            let (mut all, mut one) = (Vec::new(), Vec::new());
+            for &id in ids {
+                all.push(apply(row(n_vocab), id));
+                one.push(apply(vec![l::llama_token_data { id: id as i32, logit: 0.0, p: 0.0 }], id));
+                l::llama_sampler_accept(sampler, id as i32);
+            }
+            masks.push(all);
+            singles.push(one);
         }
-        line(&format!("{what}, llama.cpp, whole mask"), masks);
-        line(&format!("{what}, llama.cpp, one token"), singles);
+        line(&format!("{what}, llama.cpp, whole mask"), least(masks));
+        line(&format!("{what}, llama.cpp, one token"), least(singles));
         l::llama_sampler_free(sampler);
         l::llama_model_free(model);
     }
 }
 
 fn criterion(s: &Subject, c: &mut Criterion) {
-    let grammar = GuidedGrammar::json_schema_str(&s.guide, SCHEMA, &JsonOptions::default()).expect("a grammar");
+    let grammar =
+        GuidedGrammar::json_schema_str(&s.guide, SCHEMA, &JsonOptions::default()).expect("a grammar");
     let mut constraint = grammar.constraint(Limits::default()).expect("a constraint");
     let ids = s.ids(INSTANCE);
     let mut group = c.benchmark_group(&s.name);
@@ -258,7 +300,9 @@ fn criterion(s: &Subject, c: &mut Criterion) {
         });
     });
     group.bench_function("build JSON Schema", |b| {
-        b.iter(|| GuidedGrammar::json_schema_str(&s.guide, SCHEMA, &JsonOptions::default()).expect("a grammar"));
+        b.iter(|| {
+            GuidedGrammar::json_schema_str(&s.guide, SCHEMA, &JsonOptions::default()).expect("a grammar")
+        });
     });
     group.finish();
 }
