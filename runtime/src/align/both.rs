@@ -191,6 +191,14 @@ impl<A: Automaton, B: Automaton> Automaton for Both<A, B> {
         (self.first.neutral(state.0), self.second.neutral(state.1))
     }
 
+    fn leads(&self, state: Self::State, emit: &mut dyn FnMut(&[u8])) {
+        self.second.leads(state.1, emit);
+    }
+
+    fn met(&self, state: Self::State) -> u64 {
+        self.second.met(state.1)
+    }
+
     fn check(&self) -> Result<()> {
         self.first.check()?;
         self.second.check()

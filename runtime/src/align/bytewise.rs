@@ -504,6 +504,20 @@ impl<A: Automaton + 'static> Constraint for Bytewise<A> {
         })
     }
 
+    fn advancing(&mut self, out: &mut Vec<TokenId>) {
+        let shared = Arc::clone(&self.shared);
+        shared.automaton.leads(self.entry().state, &mut |text| {
+            // the longest token on the way: a shorter one would lead to other words as well
+            let mut longest = None;
+            shared.trie.prefixes(text, |id, _| longest = Some(id));
+            out.extend(longest.filter(|id| !out.contains(id)));
+        });
+    }
+
+    fn met(&self) -> u64 {
+        self.shared.automaton.met(self.entry().state)
+    }
+
     fn may_end(&self) -> bool {
         !self.ended
             && self.past.len() > self.limits.min_tokens

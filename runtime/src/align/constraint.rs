@@ -55,6 +55,11 @@ pub trait Constraint: Send {
     /// it in good time. None by default.
     fn advancing(&mut self, _out: &mut Vec<TokenId>) {}
 
+    /// Which of the things to be said have been said, as bits: what a search keeps apart. 0 by default.
+    fn met(&self) -> u64 {
+        0
+    }
+
     /// Length in tokens, the ending token counted, of a completion known to exist; 0 after the end.
     /// `None` if none is known.
     fn witness_len(&mut self) -> Option<usize>;

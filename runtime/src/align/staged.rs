@@ -338,6 +338,22 @@ impl<F: FreePart, S: Automaton> Automaton for Staged<F, S> {
         }
     }
 
+    fn leads(&self, state: Self::State, emit: &mut dyn FnMut(&[u8])) {
+        match state {
+            StagedState::Free(f, 0) => self.free.leads(f, emit),
+            StagedState::Strict(s, 0) => self.strict.leads(s, emit),
+            _ => {}
+        }
+    }
+
+    fn met(&self, state: Self::State) -> u64 {
+        match state {
+            StagedState::Free(f, _) => self.free.met(f),
+            StagedState::Strict(s, _) => self.strict.met(s),
+            StagedState::Tail => u64::MAX,
+        }
+    }
+
     fn check(&self) -> Result<()> {
         self.free.check()?;
         self.strict.check()

@@ -226,6 +226,10 @@ impl Constraint for Together {
         self.second.advancing(out);
     }
 
+    fn met(&self) -> u64 {
+        self.second.met()
+    }
+
     fn witness_len(&mut self) -> Option<usize> {
         match self.has_ended() {
             true => Some(0),

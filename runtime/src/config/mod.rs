@@ -26,6 +26,8 @@ pub struct Profile {
     pub limits: LimitSection,
     /// What the text must satisfy.
     pub constraints: ConstraintSection,
+    /// How texts are looked for.
+    pub search: SearchSection,
 }
 
 /// `[prompt]`
@@ -44,6 +46,33 @@ pub struct LimitSection {
     pub max_tokens: Option<usize>,
     /// Texts that end the generation; not part of it.
     pub stop: Vec<String>,
+}
+
+/// `[search]`
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchSection {
+    /// How tokens are chosen.
+    pub method: Method,
+    /// `beam`: texts side by side.
+    pub beams: usize,
+}
+
+impl Default for SearchSection {
+    fn default() -> Self {
+        Self { method: Method::default(), beams: 8 }
+    }
+}
+
+/// How tokens are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Method {
+    /// Drawn, one text as it comes.
+    #[default]
+    Sample,
+    /// Several texts side by side, the best one kept: fluent texts under hard constraints.
+    Beam,
 }
 
 impl Profile {

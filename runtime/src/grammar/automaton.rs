@@ -75,6 +75,14 @@ pub trait Automaton: Send + Sync {
         state
     }
 
+    /// Calls `emit` with texts that lead straight on to what must still be said: hints, none by default.
+    fn leads(&self, _state: Self::State, _emit: &mut dyn FnMut(&[u8])) {}
+
+    /// Which of the things to be said have been said, as bits.
+    fn met(&self, _state: Self::State) -> u64 {
+        0
+    }
+
     /// # Errors If a step was answered `None` for want of room instead of truthfully.
     fn check(&self) -> Result<()> {
         Ok(())

@@ -269,7 +269,7 @@ fn logprob(row: &[f32], token: Option<TokenId>) -> f64 {
     f64::from(logit) - crate::kernels::log_sum_exp(row, None, &mut scratch)
 }
 
-fn text_of(setting: &Setting<'_>, ids: &[TokenId]) -> String {
+pub(super) fn text_of(setting: &Setting<'_>, ids: &[TokenId]) -> String {
     let (mut text, mut utf8) = (String::new(), Utf8Stream::default());
     ids.iter().for_each(|&t| utf8.push_to(setting.vocab.token_bytes(t), &mut text));
     utf8.flush(|rest| text.push_str(rest));

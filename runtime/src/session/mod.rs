@@ -7,6 +7,7 @@
 //! by that one step.
 
 mod aligned;
+mod beam;
 mod conditioned;
 mod plan;
 mod report;
@@ -14,6 +15,7 @@ mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
+pub use beam::{MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
 pub use plan::{AlignPlan, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};

@@ -343,6 +343,14 @@ impl Automaton for WordingAutomaton {
         s
     }
 
+    fn leads(&self, state: WordingState, emit: &mut dyn FnMut(&[u8])) {
+        super::witness::leads(self, state, emit);
+    }
+
+    fn met(&self, state: WordingState) -> u64 {
+        super::witness::met(self, state)
+    }
+
     /// Nothing remembered of any phrase: what has begun one differs only along that phrase.
     fn neutral(&self, state: WordingState) -> WordingState {
         let mut s = state;

@@ -36,6 +36,33 @@ pub(super) fn complete(a: &WordingAutomaton, state: WordingState, out: &mut Vec<
     found
 }
 
+/// See [`Automaton::leads`]: the rests of phrases that have begun, and whole phrases, where they would count.
+pub(super) fn leads(a: &WordingAutomaton, state: WordingState, emit: &mut dyn FnMut(&[u8])) {
+    let (mut out, mut text) = (Vec::new(), Vec::new());
+    let search = Search { a, out: &mut out, tries: 0 };
+    let before = search.judged(&state);
+    let n = if a.wording.ordered { 1 } else { usize::MAX };
+    for clause in open_clauses(a, before.met).take(n) {
+        let phrases = &a.wording.include[clause].any;
+        let begun = search.begun(&state, clause);
+        let rests = begun.iter().filter_map(|&(p, at)| Some(("", phrases.get(p)?.text.get(at..)?)));
+        let whole = ["", " "].into_iter().flat_map(|s| phrases.iter().map(move |p| (s, p.text.as_str())));
+        for (separator, phrase) in rests.chain(whole) {
+            text.clear();
+            text.extend_from_slice(separator.as_bytes());
+            text.extend_from_slice(phrase.as_bytes());
+            if a.run(state, &text).is_some_and(|next| search.advances(&before, &next, clause)) {
+                emit(&text);
+            }
+        }
+    }
+}
+
+/// Clauses met if the text ends here, as bits.
+pub(super) fn met(a: &WordingAutomaton, state: WordingState) -> u64 {
+    a.ended(&state).unwrap_or(state).met & a.all
+}
+
 /// See [`Automaton::at_most_within`]: no proof, but as long as nothing is tight, what `complete` finds.
 pub(super) fn bound(a: &WordingAutomaton, s: &WordingState, n_bytes: usize) -> u32 {
     let (mut bytes, mut words, mut clauses) = (16u32, 0u32, 0u32);

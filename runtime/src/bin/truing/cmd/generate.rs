@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use truing::TokenId;
-use truing::config::Mode;
+use truing::config::{Method, Mode, Profile};
 use truing::model::{Branch, Context, Model};
 use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
 use truing::session::{
@@ -47,6 +47,9 @@ pub struct Generate {
     /// Most answers computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=MAX_PARALLEL as i64))]
     parallel: u16,
+    /// Search with N texts side by side instead of drawing one: fluent texts that say what they must
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=session::MAX_BEAMS as i64), conflicts_with_all = ["samples", "distortion"], help_heading = "Constraints")]
+    beams: Option<u16>,
     /// Measure with K masked draws how far masking is from the exact law, instead of answering
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events"], help_heading = "Constraints")]
     distortion: Option<u32>,
@@ -86,6 +89,8 @@ struct Settings {
     limits: session::Limits,
     prompt: PromptArgs,
     plan: Option<AlignPlan>,
+    /// Texts side by side, for a search.
+    beams: Option<usize>,
     n_ctx: usize,
 }
 
@@ -105,19 +110,25 @@ impl Settings {
             sampling: args.sampling.params(&profile)?,
             limits: args.limits.limits(&profile),
             prompt,
+            beams: args.beams(&profile, plan.is_some())?,
             plan,
             n_ctx: args.model.run.n_ctx(model),
         })
     }
 
-    /// The plan, if texts are drawn from the conditioned law.
-    fn conditioned(&self) -> Option<&AlignPlan> {
-        self.plan.as_ref().filter(|plan| plan.mode() != Mode::Mask)
+    /// The plan, if texts come whole: drawn from the conditioned law, or searched.
+    fn whole(&self) -> Option<(&AlignPlan, Option<usize>)> {
+        let plan = self.plan.as_ref().filter(|plan| self.beams.is_some() || plan.mode() != Mode::Mask)?;
+        Some((plan, self.beams))
     }
 
     /// Branches a context needs room for.
     fn n_branches(&self, n: usize) -> usize {
-        self.conditioned().map_or(n, |plan| EXACT_BRANCHES + plan.exact().particles)
+        match self.whole() {
+            Some((_, Some(beams))) => 2 * beams + 1,
+            Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
+            None => n,
+        }
     }
 
     fn aligned(&self, n_prompt: usize, limits: &session::Limits) -> Result<Aligned> {
@@ -162,26 +173,12 @@ fn source(context: &mut Context, job: Job) -> Result<Source<Branch>> {
     })
 }
 
-/// One text of the conditioned law.
-fn conditioned(
+/// A text for each job, searched or drawn from the conditioned law; jobs in a row with the same prompt share
+/// their draws' work.
+fn all_whole(
     model: &Arc<Model>,
     context: &mut Context,
-    plan: &AlignPlan,
-    job: Job,
-    sink: &mut dyn FnMut(usize, Event<'_>),
-) -> Result<Vec<Outcome>> {
-    interrupt::on_ctrl_c(context.cancel_flag())?;
-    let setting = setting(model, context, 1);
-    let seed = job.sampling.seed;
-    let source = source(context, job)?;
-    Ok(session::draw(context, &setting, plan, source, &[seed], sink)?)
-}
-
-/// A text of the conditioned law for each job; jobs in a row with the same prompt share their work.
-fn all_conditioned(
-    model: &Arc<Model>,
-    context: &mut Context,
-    plan: &AlignPlan,
+    (plan, beams): (&AlignPlan, Option<usize>),
     jobs: Vec<Job>,
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {
@@ -190,13 +187,18 @@ fn all_conditioned(
     let mut outcomes = Vec::with_capacity(jobs.len());
     let mut jobs = jobs.into_iter().peekable();
     while let Some(job) = jobs.next() {
+        let from = outcomes.len();
+        let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
+        if let Some(n) = beams {
+            let source = source(context, job)?;
+            outcomes.push(session::beam(context, &setting, plan, source, n, &mut |e| numbered(0, e))?);
+            continue;
+        }
         let mut seeds = vec![job.sampling.seed];
         while let Some(next) = jobs.next_if(|next| next.is_like(&job)) {
             seeds.push(next.sampling.seed);
         }
-        let from = outcomes.len();
         let source = source(context, job)?;
-        let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
         outcomes.extend(session::draw(context, &setting, plan, source, &seeds, &mut numbered)?);
     }
     Ok(outcomes)
@@ -212,6 +214,21 @@ impl Job {
 }
 
 impl Generate {
+    /// Texts side by side, if flags or profile ask for a search.
+    fn beams(&self, profile: &Profile, is_constrained: bool) -> Result<Option<usize>> {
+        let asked = profile.search.method == Method::Beam;
+        let beams = self.beams.map(usize::from).or(asked.then_some(profile.search.beams));
+        match beams {
+            Some(_) if !is_constrained => {
+                Err(BadUsage("--beams: expected a constraint to search under, found none".into()).into())
+            }
+            Some(_) if profile.constraints.mode() != Mode::Mask => {
+                Err(BadUsage("--beams and --grammar-mode exact or smc exclude each other".into()).into())
+            }
+            beams => Ok(beams),
+        }
+    }
+
     /// Truncation and penalties have no place in the law that exact sampling conditions.
     fn refuse_truncation(&self) -> Result<()> {
         let s = &self.sampling;
@@ -253,8 +270,8 @@ impl Generate {
         let load_s = started.elapsed().as_secs_f64();
         let mut printing = Printing::new(context.cancel_flag());
         let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
-        let outcomes = match settings.conditioned() {
-            Some(plan) => conditioned(&model, &mut context, plan, job, &mut sink)?,
+        let outcomes = match settings.whole() {
+            Some(plan) => all_whole(&model, &mut context, plan, vec![job], &mut sink)?,
             None => self.answer(&model, &mut context, vec![job], 1, &mut sink)?,
         };
         printing.result()?;
@@ -342,8 +359,8 @@ impl Generate {
                 printer.done(i, outcome);
             }
         };
-        let outcomes = match settings.conditioned() {
-            Some(plan) => all_conditioned(model, &mut context, plan, jobs, &mut sink)?,
+        let outcomes = match settings.whole() {
+            Some(plan) => all_whole(model, &mut context, plan, jobs, &mut sink)?,
             None => self.answer(model, &mut context, jobs, n_parallel, &mut sink)?,
         };
         printer.printing.result()?;
