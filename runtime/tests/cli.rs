@@ -243,3 +243,32 @@ fn tempfile(name: &str) -> std::path::PathBuf {
     std::fs::create_dir_all(&path).expect("created");
     path
 }
+
+/// Every example profile keeps what it asks, with the prompt in its own comment.
+#[test]
+fn example_profiles_do_what_they_say() {
+    let model = smollm2();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/profiles");
+    let mut n = 0;
+    for entry in std::fs::read_dir(folder).expect("profiles") {
+        let path = entry.expect("entry").path();
+        let text = std::fs::read_to_string(&path).expect("profile");
+        let Some(prompt) =
+            text.lines().find_map(|line| line.split("generate -p \"").nth(1)?.split('"').next())
+        else {
+            continue; // one for conversations
+        };
+        let path = path.to_str().expect("UTF-8");
+        let answer =
+            json(&truing(&["generate", &model, "-p", prompt, "--profile", path, "--seed", "1", "--json"]));
+        let report = &answer["report"];
+        assert_eq!(report["constraints"]["satisfied"], true, "{path}: {answer}");
+        assert_eq!(answer["finish"], "eos", "{path}: {answer}");
+        let text = answer["text"].as_str().expect("text");
+        if text.starts_with('{') {
+            serde_json::from_str::<Value>(text).expect("JSON");
+        }
+        n += 1;
+    }
+    assert!(n >= 7, "{n} profiles were run");
+}

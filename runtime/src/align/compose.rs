@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::both::Both;
 use super::bytewise::{Bytewise, Limits};
 use super::constraint::Constraint;
-use super::guided::{GuidedGrammar, JsonOptions};
+use super::guided::{GuidedGrammar, JsonOptions, Tool};
 use super::lexical::{Range, Unit, Wording, WordingAutomaton};
 use super::lexicon::Lexicon;
 use super::staged::{Anything, FreePart, Staged};
@@ -41,6 +41,8 @@ pub enum Shape {
     JsonSchema(String),
     /// A grammar in Lark, in the dialect of llguidance.
     Lark(String),
+    /// A call of one of these tools: `{"name": NAME, "arguments": ARGUMENTS}`.
+    ToolCall(Vec<Tool>),
 }
 
 /// What is asked of a text. Empty by default: everything is allowed.
@@ -113,6 +115,7 @@ impl Constraints {
             JsonOptions { after: self.after.clone(), until: self.until.clone(), ..JsonOptions::default() };
         let grammar = match shape {
             Shape::JsonSchema(text) => GuidedGrammar::json_schema_str(&guide, text, &options)?,
+            Shape::ToolCall(tools) => GuidedGrammar::tools(&guide, tools, &options)?,
             Shape::Lark(_) if self.after.is_some() => {
                 return Err(bad("`after` cannot be put before a Lark grammar: write the free part in Lark"));
             }

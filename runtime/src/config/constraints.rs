@@ -1,6 +1,6 @@
 //! `[constraints]`: what the text must satisfy, as written in a profile.
 
-use crate::align::{Boundary, Case, Clause, Constraints, Norm, Phrase, Range, Scope, Shape, Unit};
+use crate::align::{Boundary, Case, Clause, Constraints, Norm, Phrase, Range, Scope, Shape, Tool, Unit};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::grammar::Grammar;
 use serde::{Deserialize, Deserializer, de};
@@ -217,6 +217,8 @@ pub struct GrammarSection {
     pub kind: Option<GrammarKind>,
     /// A grammar written here.
     pub text: Option<String>,
+    /// Tools, one of which is called: the text is `{"name": NAME, "arguments": ARGUMENTS}`.
+    pub tools: Vec<ToolEntry>,
     /// How it is kept, with all other constraints.
     pub mode: Mode,
     /// `exact`: masked draws made first.
@@ -229,6 +231,16 @@ pub struct GrammarSection {
     pub on_exhausted: OnExhausted,
     /// `smc`: texts at once.
     pub particles: Option<usize>,
+}
+
+/// A tool that can be called.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ToolEntry {
+    /// Its name.
+    pub name: String,
+    /// JSON Schema of its arguments.
+    pub parameters: Value,
 }
 
 /// What to do when exact sampling runs out of draws.
@@ -257,6 +269,13 @@ impl GrammarSection {
             (Some(kind), Some(text)) => given.push((kind, None, text)),
             (None, None) => {}
             _ => return Err(bad("`kind` and `text` of a grammar go together")),
+        }
+        if !self.tools.is_empty() {
+            let tool = |t: &ToolEntry| Tool { name: t.name.clone(), parameters: t.parameters.clone() };
+            return match given.is_empty() {
+                true => Ok(Some(Shape::ToolCall(self.tools.iter().map(tool).collect()))),
+                false => Err(bad("more than one grammar: `tools` is one")),
+            };
         }
         match given[..] {
             [] => Ok(None),

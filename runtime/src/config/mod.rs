@@ -5,7 +5,7 @@ mod constraints;
 
 pub use constraints::{
     ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
-    LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, shape,
+    LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, ToolEntry, shape,
 };
 
 use crate::error::{Error, ErrorKind, Result};
