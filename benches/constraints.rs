@@ -200,8 +200,7 @@ fn wordings(s: &Subject) {
     };
     wording.length[Unit::Words as usize] = Range { min: 5, max: Some(60) };
     wording.length[Unit::Sentences as usize] = Range { min: 1, max: Some(4) };
-    let available = [true; 256];
-    let automaton = || WordingAutomaton::new(&wording, &available).expect("an automaton");
+    let automaton = || WordingAutomaton::for_vocab(&wording, &s.trie).expect("an automaton");
     let limits = Limits { max_tokens: Some(200), ..Limits::default() };
     let ids = s.ids(PROSE);
     let make = || Bytewise::new(automaton(), s.trie.clone(), limits).expect("a constraint");
@@ -220,7 +219,8 @@ fn grammars(s: &Subject) {
     for (what, gbnf, text) in [("json.gbnf", JSON_GBNF, INSTANCE), ("c-subset.gbnf", C_GBNF, C_CODE)] {
         let ids = s.ids(text);
         let t = Instant::now();
-        let machine = || Grammar::gbnf(gbnf).and_then(|g| g.compile(&[true; 256])).expect("a grammar");
+        let machine =
+            || Grammar::gbnf(gbnf).and_then(|g| g.compile(&s.trie.single_bytes())).expect("a grammar");
         let c = Bytewise::new(machine(), s.trie.clone(), Limits::default()).expect("a constraint");
         let built = t.elapsed();
         println!("  {what}: built in {built:.1?}");
