@@ -84,7 +84,9 @@ impl Search<'_> {
             preference,
             hints: self.hints,
             hinted: false,
+            n_steps: 0,
         };
+        let max_bytes = if self.hints.looks_ahead { max_bytes.min(MAX_GENERAL) } else { max_bytes };
         let mut text = Vec::new();
         while !run.m.is_accepting().ok()? {
             let more = run.next()?;
@@ -107,6 +109,7 @@ struct Run<'a> {
     hints: &'a Hints,
     /// Whether the present string was completed by a hint, in vain.
     hinted: bool,
+    n_steps: usize,
 }
 
 impl Run<'_> {
@@ -138,7 +141,8 @@ impl Run<'_> {
                 return Some(whole);
             }
         }
-        if self.hints.looks_ahead {
+        self.n_steps += 1;
+        if self.hints.looks_ahead && self.n_steps <= MAX_LOOKS {
             let ends = |&b: &u8| {
                 let mut m = self.m.clone();
                 m.consume_token(u32::from(b)).is_ok() && m.is_accepting().unwrap_or(false)
@@ -178,7 +182,11 @@ fn fits(m: &mut Matcher, bytes: &[u8]) -> bool {
     !ids.is_empty() && m.validate_tokens(&ids).is_ok_and(|n| n == ids.len())
 }
 
+/// Bytes tried at one place when looking ahead, and places where that is done: each try copies the matcher.
 const MAX_LOOK_AHEAD: usize = 64;
+const MAX_LOOKS: usize = 64;
+/// Longest completion looked for in grammars other than JSON: a search in circles must end soon.
+const MAX_GENERAL: usize = 2048;
 
 /// Lower is tried earlier.
 fn kind(preference: Preference, b: u8) -> u16 {

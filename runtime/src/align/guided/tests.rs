@@ -116,6 +116,13 @@ fn t3_empty_languages_are_refused() {
 }
 
 #[test]
+fn a_search_in_circles_ends_in_an_answer() {
+    // whatever could end the first terminal also goes on with it
+    let text = "start: A \"c\"{2,4}\nA: /[a-z]+/ & /(?s:.*)ab(?s:.*)/\n";
+    assert_eq!(GuidedGrammar::lark(&guide(), text).err().unwrap().kind(), ErrorKind::Unsatisfiable);
+}
+
+#[test]
 fn inside_one_terminal_masks_are_exact() {
     let mut c = free(&lark("start: X\nX: /[a-c]{0,3}/ & /(?s:.*)ab(?s:.*)/"));
     assert!(takes(&mut *c, "c"));
