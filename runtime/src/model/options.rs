@@ -88,8 +88,13 @@ pub(super) fn make_executor(
     match options.executor {
         ExecutorKind::Native => native(spec, &sizes),
         ExecutorKind::Ggml => ggml(spec, &sizes, options),
-        // ggml is the one that all reference data has been run through; native has to be asked for.
-        ExecutorKind::Auto => ggml(spec, &sizes, options).or_else(|e| native(spec, &sizes).map_err(|_| e)),
+        ExecutorKind::Auto if options.device.is_some() || !NativeExecutor::has_vectors() => {
+            ggml(spec, &sizes, options).or_else(|_| native(spec, &sizes))
+        }
+        ExecutorKind::Auto => match native(spec, &sizes) {
+            Err(e) if e.kind() == ErrorKind::Unsupported => ggml(spec, &sizes, options).map_err(|_| e),
+            made => made,
+        },
     }
 }
 

@@ -63,10 +63,10 @@ pub trait Format: 'static {
     /// `q` is the value plus `2^SHIFT`; 0: nothing is added.
     const SHIFT: u32;
 
-    /// Block `J` of the storage blocks at `base`, `base + stride`, … of 16 rows.
+    /// Block `j` of the storage blocks at `base`, `base + stride`, … of 16 rows.
     /// # Safety
     /// `BYTES` bytes are readable at each of the 16 rows.
-    unsafe fn block<S: Simd, const J: usize>(s: S, base: *const u8, stride: usize) -> Block<S>;
+    unsafe fn block<S: Simd>(s: S, base: *const u8, stride: usize, j: usize) -> Block<S>;
 }
 
 /// Bytes all `x`.
@@ -136,8 +136,7 @@ macro_rules! format {
             const BYTES: usize = $bytes;
             const SHIFT: u32 = $shift;
             #[inline(always)]
-            unsafe fn block<S: Simd, const J: usize>($s: S, $p: *const u8, $stride: usize) -> Block<S> {
-                let $j = J;
+            unsafe fn block<S: Simd>($s: S, $p: *const u8, $stride: usize, $j: usize) -> Block<S> {
                 // SAFETY: all reads lie within the storage block, which the caller vouches for.
                 unsafe { $body }
             }

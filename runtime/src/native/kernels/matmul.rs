@@ -219,7 +219,7 @@ unsafe fn straight<S: Simd, F: Format>(
             let p = weights.add(unit * F::BYTES);
             each_block!(F, |J| {
                 let b = unit * F::BLOCKS + J;
-                let block = F::block::<S, J>(s, p, row_bytes);
+                let block = F::block(s, p, row_bytes, J);
                 let (q, meta) = (record.add(b * BLOCK), meta.add(b * at::SIZE));
                 acc = block_dot::<S, F::Shape, true>(s, F::SHIFT, &block, q, meta, acc);
             });
@@ -234,7 +234,7 @@ const fn panel_block<Sh: Shape>() -> usize {
     32 * GROUP + 64 * vectors * if Sh::MINS { 2 } else { 1 }
 }
 
-/// Unpacks a group into a panel: for each block `q`, scales, minima.
+/// Unpacks a group into a panel: for each block `q`, scales, minima. Not unrolled: all rows share it.
 #[inline(always)]
 unsafe fn unpack<S: Simd, F: Format>(
     s: S,
@@ -243,18 +243,12 @@ unsafe fn unpack<S: Simd, F: Format>(
     n_blocks: usize,
     panel: *mut u8,
 ) {
-    for unit in 0..n_blocks / F::BLOCKS {
-        // SAFETY: `unit` is within the row, the panel has room for `n_blocks` blocks.
+    for b in 0..n_blocks {
+        // SAFETY: block `b` is within the row, the panel has room for `n_blocks` blocks.
         unsafe {
-            let p = weights.add(unit * F::BYTES);
-            each_block!(F, |J| {
-                let block = F::block::<S, J>(s, p, row_bytes);
-                store_block::<S, F::Shape>(
-                    s,
-                    panel.add((unit * F::BLOCKS + J) * panel_block::<F::Shape>()),
-                    &block,
-                );
-            });
+            let unit = weights.add(b / F::BLOCKS * F::BYTES);
+            let block = F::block(s, unit, row_bytes, b % F::BLOCKS);
+            store_block::<S, F::Shape>(s, panel.add(b * panel_block::<F::Shape>()), &block);
         }
     }
 }

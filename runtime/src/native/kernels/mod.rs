@@ -11,10 +11,14 @@
 mod acts;
 mod attention;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 mod float;
 mod format;
 mod matmul;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 pub(super) mod scalar;
 mod simd;
@@ -47,7 +51,13 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 enum Vector {
     #[cfg(target_arch = "x86_64")]
+    Avx2(avx2::Avx2),
+    #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(neon::Neon<false>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDot(neon::Neon<true>),
 }
 
 impl Vector {
@@ -55,14 +65,26 @@ impl Vector {
     fn all() -> Vec<Self> {
         let mut all = Vec::new();
         #[cfg(target_arch = "x86_64")]
+        all.extend(avx2::Avx2::detect().map(Self::Avx2));
+        #[cfg(target_arch = "x86_64")]
         all.extend(avx512::Avx512::detect().map(Self::Avx512));
+        #[cfg(target_arch = "aarch64")]
+        all.extend(neon::Neon::detect().map(Self::Neon));
+        #[cfg(target_arch = "aarch64")]
+        all.extend(neon::Neon::detect().map(Self::NeonDot));
         all
     }
 
     fn run<O: Op>(self, op: O) -> O::Out {
         match self {
             #[cfg(target_arch = "x86_64")]
+            Self::Avx2(s) => s.vectorize(op),
+            #[cfg(target_arch = "x86_64")]
             Self::Avx512(s) => s.vectorize(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon(s) => s.vectorize(op),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot(s) => s.vectorize(op),
         }
     }
 }
@@ -84,7 +106,13 @@ impl Isa {
         match self.0 {
             Kind::Portable => "portable",
             #[cfg(target_arch = "x86_64")]
+            Kind::Vector(Vector::Avx2(_)) => "avx2",
+            #[cfg(target_arch = "x86_64")]
             Kind::Vector(Vector::Avx512(_)) => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Vector(Vector::Neon(_)) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Kind::Vector(Vector::NeonDot(_)) => "neon+dotprod",
         }
     }
 

@@ -118,6 +118,7 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `a > b`, signed.
     fn gt_i(self, a: Self::I, b: Self::I) -> Self::M;
     /// Byte `b` of each lane becomes 16 if bit `first + b` of that lane of `a` is set, else 0.
+    /// `first` is a multiple of 4.
     fn spread_bits(self, a: Self::I, first: u32) -> Self::I;
     /// Each byte's low four bits look up `table`; the high four must be zero.
     fn lookup(self, table: &[u8; 16], index: Self::I) -> Self::I;
