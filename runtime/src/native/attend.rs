@@ -1,13 +1,12 @@
 //! The attention stage: head norms, rotation, storing keys and values, and the loops over pages.
 
 use super::NativeExecutor;
-use super::kernels::{AttendPage, Finish, Isa, NormaliseInPlace, QuantizeQuery, Query, State, StoreCell};
+use super::kernels::{AttendPage, Finish, Isa, NormaliseInPlace, QuantizeQuery, Query, State, StoreCell, Turn};
 use super::kv::Pages;
 use super::plan::{AttentionPlan, HeadNormPlan, RopePlan};
 use super::shared::Shared;
 use super::work::{Row, Run, Scratch, TASK_QUERIES};
 use crate::error::Result;
-use crate::model::spec::RopePairing;
 use crate::model::{PAGE_TOKENS, Span, Step};
 
 /// What one layer's tasks share.
@@ -136,24 +135,8 @@ impl Stage<'_> {
 
     fn turn(&self, heads: &mut [f32], turn: Option<(&RopePlan, &[f32])>) {
         let Some((rope, table)) = turn else { return };
-        let half = rope.n_rot / 2;
-        let (cos, sin) = table.split_at(half);
-        for head in heads.chunks_exact_mut(self.a.shape.dim_k) {
-            let head = &mut head[..rope.n_rot];
-            match rope.pairing {
-                RopePairing::Halves => {
-                    let (x, y) = head.split_at_mut(half);
-                    for (((x, y), c), s) in x.iter_mut().zip(y).zip(cos).zip(sin) {
-                        (*x, *y) = (*x * c - *y * s, *x * s + *y * c);
-                    }
-                }
-                RopePairing::Adjacent => {
-                    for ((pair, c), s) in head.chunks_exact_mut(2).zip(cos).zip(sin) {
-                        (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[0] * s + pair[1] * c);
-                    }
-                }
-            }
-        }
+        let (cos, sin) = table.split_at(rope.n_rot / 2);
+        self.isa.run(Turn { heads, dim: self.a.shape.dim_k, pairing: rope.pairing, cos, sin });
     }
 
     fn attend(&self, task: Task, (q, q_scale): (&[i16], &[f32]), own: &mut Scratch, out: &Shared<'_, f32>) {
@@ -166,7 +149,9 @@ impl Stage<'_> {
         own.states.resize(n, State::EMPTY);
         own.values[..n * padded].fill(0.0);
         let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return };
-        for page in self.sees(first).0 / PAGE_TOKENS..=last.pos as usize / PAGE_TOKENS {
+        let last_page = last.pos as usize / PAGE_TOKENS;
+        for page in self.sees(first).0 / PAGE_TOKENS..=last_page {
+            let record = |page: usize| self.pages.record(span.pages[page], task.kv_head).cast_const();
             own.queries.clear();
             for row in rows {
                 let (from, to) = self.sees(row);
@@ -183,7 +168,8 @@ impl Stage<'_> {
             }
             self.isa.run(AttendPage {
                 shape: a.shape,
-                page: self.pages.record(span.pages[page], task.kv_head),
+                page: record(page),
+                ahead: (page < last_page).then(|| record(page + 1)),
                 queries: &own.queries,
                 softcap: a.softcap,
                 states: &mut own.states,

@@ -4,7 +4,7 @@
 //! computed only for the rows whose logits or taps are wanted.
 
 use super::NativeExecutor;
-use super::kernels::{AddScaled, Isa, Normalise, Quantize, ScaleCap, record_bytes};
+use super::kernels::{AddScaled, AddTile, GROUP, Isa, Normalise, Quantize, ScaleCap, record_bytes};
 use super::linear::{Input, Matrix, Piece, embedding_row, products};
 use super::plan::{LayerPlan, NormPlan, Plan};
 use super::pool::Pool;
@@ -116,13 +116,11 @@ pub fn prepare_rows(
     })
 }
 
-/// Adds a piece of a product to the residual stream.
-fn add_piece(x: &Shared<'_, f32>, width: usize, factor: f32, piece: Piece<'_>) {
-    piece.rows(|row, values| {
-        // SAFETY: each piece is other columns, and each row of it another row.
-        let x = unsafe { x.part(row * width + piece.col, piece.n_cols) };
-        x.iter_mut().zip(values).for_each(|(x, v)| *x = v.mul_add(factor, *x));
-    });
+/// Adds a piece of a product to the residual stream: each piece is other columns.
+fn add_piece(isa: Isa, x: &Shared<'_, f32>, width: usize, factor: f32, piece: Piece<'_>) {
+    let Piece { tile, n_cols, .. } = piece;
+    let out = x.columns(width, tile.len() / GROUP, piece.col, n_cols);
+    isa.run(AddTile { tile, n_cols, out, stride: width, factor });
 }
 
 /// Writes a piece of a product to rows of `width` values, from column `col` on.
@@ -396,8 +394,8 @@ pub fn add_product(
 ) -> Result<()> {
     let (n, width, factor) = (input.len(), matrix.n_out, layer.residual_scale);
     if norm.is_none() {
-        let x = Shared::new(x);
-        return engine.products(&[matrix], input, |piece| add_piece(&x, width, factor, piece));
+        let (isa, x) = (engine.isa, Shared::new(x));
+        return engine.products(&[matrix], input, |piece| add_piece(isa, &x, width, factor, piece));
     }
     let out = Shared::new(y);
     engine.products(&[matrix], input, |piece| put_piece(&out, width, 0, piece))?;

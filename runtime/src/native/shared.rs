@@ -30,4 +30,11 @@ impl<'a, T> Shared<'a, T> {
         // SAFETY: in range, and the caller vouches for being alone.
         unsafe { std::slice::from_raw_parts_mut(self.ptr.add(from), n) }
     }
+
+    /// Where columns `col..col + n_cols` of `n_rows` rows of `width` values begin. Panics if they are not there.
+    pub fn columns(&self, width: usize, n_rows: usize, col: usize, n_cols: usize) -> *mut T {
+        let rows = n_rows.checked_mul(width).is_some_and(|n| n <= self.len);
+        assert!(rows && col.checked_add(n_cols).is_some_and(|end| end <= width));
+        self.ptr.wrapping_add(col)
+    }
 }

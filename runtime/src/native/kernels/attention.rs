@@ -16,7 +16,8 @@
 //!
 //! Loses when a head is very wide and the context short: the last page is computed whole.
 
-use super::simd::{Op, Simd, array};
+use super::simd::{Op, Simd, array, prefetch};
+use crate::model::spec::RopePairing;
 use super::vector::{exp, load_at, softcap, store_at};
 
 /// Positions of a page.
@@ -131,6 +132,45 @@ impl Op for QuantizeQuery<'_> {
     }
 }
 
+/// Turns the first `2·cos.len()` values of each head of `dim` values.
+pub struct Turn<'a> {
+    /// Heads side by side.
+    pub heads: &'a mut [f32],
+    /// Width of a head.
+    pub dim: usize,
+    /// Which values turn together.
+    pub pairing: RopePairing,
+    /// Cosines of the pairs.
+    pub cos: &'a [f32],
+    /// Their sines.
+    pub sin: &'a [f32],
+}
+
+impl Op for Turn<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let half = self.cos.len();
+        for head in self.heads.chunks_exact_mut(self.dim) {
+            let head = &mut head[..2 * half];
+            match self.pairing {
+                RopePairing::Halves => {
+                    let (x, y) = head.split_at_mut(half);
+                    for (((x, y), c), s) in x.iter_mut().zip(y).zip(self.cos).zip(self.sin) {
+                        (*x, *y) = (*x * c - *y * s, *x * s + *y * c);
+                    }
+                }
+                RopePairing::Adjacent => {
+                    for ((pair, c), s) in head.chunks_exact_mut(2).zip(self.cos).zip(self.sin) {
+                        (pair[0], pair[1]) = (pair[0] * c - pair[1] * s, pair[0] * s + pair[1] * c);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// Stores a key and a value in one cell of a page.
 pub struct StoreCell<'a> {
     /// Sizes.
@@ -214,6 +254,8 @@ pub struct AttendPage<'a> {
     pub shape: HeadShape,
     /// The page's record.
     pub page: *const u8,
+    /// The record that will be read next, if any: it is asked for meanwhile.
+    pub ahead: Option<*const u8>,
     /// The queries.
     pub queries: &'a [Query],
     /// Cap on scores.
@@ -233,7 +275,7 @@ impl Op for AttendPage<'_> {
         let padded = self.shape.padded_v();
         assert!(self.states.len() >= n && self.values.len() >= n * padded);
         let (states, values) = (self.states.as_mut_ptr(), self.values.as_mut_ptr());
-        let page = Page { shape: self.shape, at: self.page, softcap: self.softcap };
+        let mut page = Page { shape: self.shape, at: self.page, ahead: self.ahead, softcap: self.softcap };
         let mut i = 0;
         // SAFETY: the page holds a record and the queries their integers, as their makers promise; states
         // and values have been checked.
@@ -241,11 +283,18 @@ impl Op for AttendPage<'_> {
             macro_rules! step {
                 ($t:literal) => {{
                     attend::<S, $t>(s, page, &self.queries[i..i + $t], states.add(i), values.add(i * padded));
+                    page.ahead = None;
                     i += $t;
                 }};
             }
             while S::QUERIES >= 4 && n - i >= 4 {
                 step!(4);
+            }
+            if S::QUERIES >= 4 && n - i == 3 {
+                step!(3);
+            }
+            if S::QUERIES >= 4 && n - i == 2 {
+                step!(2);
             }
             while i < n {
                 step!(1);
@@ -258,7 +307,20 @@ impl Op for AttendPage<'_> {
 struct Page {
     shape: HeadShape,
     at: *const u8,
+    ahead: Option<*const u8>,
     softcap: Option<f32>,
+}
+
+impl Page {
+    /// Asks for bytes `from..from + n` of the record that comes next.
+    #[inline(always)]
+    fn ask(self, from: usize, n: usize) {
+        if let Some(p) = self.ahead {
+            for line in (0..n).step_by(64) {
+                prefetch::<true>(p.wrapping_add(from + line));
+            }
+        }
+    }
 }
 
 #[inline(always)]
@@ -275,7 +337,7 @@ unsafe fn attend<S: Simd, const T: usize>(
     let mut scale = [(0.0, 0.0); T];
     // SAFETY: see the caller.
     unsafe {
-        let scores = scores::<S, T>(s, job.at, shape.pairs_k(), queries);
+        let scores = scores::<S, T>(s, job, queries);
         let scales = job.at.add(shape.scales_at()).cast::<f32>();
         for t in 0..T {
             if queries[t].from < queries[t].to {
@@ -283,15 +345,15 @@ unsafe fn attend<S: Simd, const T: usize>(
                 scale[t] = weigh(s, scores[t], &queries[t], job.softcap, scales, state, &mut weights[t]);
             }
         }
-        let v = job.at.add(shape.values_at());
+        job.ask(shape.scales_at(), 2 * PAGE * 4);
         let mut d = 0;
         while d + 64 <= padded {
-            let sums = gather::<S, T, 4>(s, v.add(4 * d), padded, &weights);
+            let sums = gather::<S, T, 4>(s, job, d, &weights);
             add_values::<S, T, 4>(s, queries, &scale, sums, values.add(d), padded);
             d += 64;
         }
         while d < padded {
-            let sums = gather::<S, T, 1>(s, v.add(4 * d), padded, &weights);
+            let sums = gather::<S, T, 1>(s, job, d, &weights);
             add_values::<S, T, 1>(s, queries, &scale, sums, values.add(d), padded);
             d += 16;
         }
@@ -302,12 +364,13 @@ unsafe fn attend<S: Simd, const T: usize>(
 #[inline(always)]
 unsafe fn scores<S: Simd, const T: usize>(
     s: S,
-    keys: *const u8,
-    pairs: usize,
+    page: Page,
     queries: &[Query],
 ) -> [[S::I; 2]; T] {
+    let keys = page.at;
     let mut acc = [[s.splat_i(0); 2]; T];
-    for i in 0..pairs {
+    for i in 0..page.shape.pairs_k() {
+        page.ask(i * PAGE * 4, PAGE * 4);
         // SAFETY: pair `i` is within keys and queries.
         unsafe {
             let k = array!(2, |H| s.load_i(keys.add(i * PAGE * 4 + 64 * H)));
@@ -378,16 +441,19 @@ fn seen<S: Simd>(s: S, query: &Query, first: i32, x: S::F, other: f32) -> S::F {
     s.select(after, s.select(before, x, s.splat(other)), s.splat(other))
 }
 
-/// `Σ weight·value` over the page for `16·C` dimensions.
+/// `Σ weight·value` over the page for `16·C` dimensions from `d` on.
 #[inline(always)]
 unsafe fn gather<S: Simd, const T: usize, const C: usize>(
     s: S,
-    v: *const u8,
-    padded: usize,
+    page: Page,
+    d: usize,
     weights: &[[i16; PAGE]; T],
 ) -> [[S::I; C]; T] {
+    let padded = page.shape.padded_v();
+    let v = page.at.wrapping_add(page.shape.values_at() + 4 * d);
     let mut acc = [[s.splat_i(0); C]; T];
     for j in 0..PAGE / 2 {
+        page.ask(page.shape.values_at() + 4 * (j * padded + d), 64 * C);
         // SAFETY: pair `j` and `16·C` dimensions are within the values.
         unsafe {
             let mut row = [s.splat_i(0); C];

@@ -25,6 +25,7 @@ fn compiled<O: Op>(s: Avx2, op: O) -> O::Out {
 /// Lanes 0 to 7, then 8 to 15.
 type F = [__m256; 2];
 type I = [__m256i; 2];
+type I4 = [I; 4];
 
 /// `f` on both halves.
 macro_rules! halves {
@@ -119,6 +120,7 @@ impl Simd for Avx2 {
     type M = F;
     const WIDE_UNSIGNED: bool = false;
     const TILE: usize = 4;
+    const TOGETHER: bool = false;
     const QUERIES: usize = 1;
 
     fn vectorize<O: Op>(self, op: O) -> O::Out {
@@ -188,6 +190,29 @@ impl Simd for Avx2 {
     }
 
     memory! {
+        fn dot16(acc: I, w: I4, a: *const u8) -> I {
+            let a = array!(4, |D| _mm256_set1_epi32(a.add(4 * D).cast::<i32>().read_unaligned()));
+            array!(2, |H| {
+                // Four pairs of at most 31·127 fit 16 bits.
+                let pairs = array!(4, |D| _mm256_maddubs_epi16(w[D][H], a[D]));
+                let pairs = _mm256_add_epi16(
+                    _mm256_add_epi16(pairs[0], pairs[1]),
+                    _mm256_add_epi16(pairs[2], pairs[3]),
+                );
+                _mm256_add_epi32(acc[H], _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            })
+        }
+        fn dot16_six(acc: I, w: I4, a: *const u8) -> I {
+            let a = array!(4, |D| _mm256_set1_epi32(a.add(4 * D).cast::<i32>().read_unaligned()));
+            let one = _mm256_set1_epi16(1);
+            array!(2, |H| {
+                // Two pairs of at most 63·127 fit 16 bits.
+                let pairs = array!(4, |D| _mm256_maddubs_epi16(w[D][H], a[D]));
+                let low = _mm256_madd_epi16(_mm256_add_epi16(pairs[0], pairs[1]), one);
+                let high = _mm256_madd_epi16(_mm256_add_epi16(pairs[2], pairs[3]), one);
+                _mm256_add_epi32(acc[H], _mm256_add_epi32(low, high))
+            })
+        }
         fn load(p: *const f32) -> F { array!(2, |H| _mm256_loadu_ps(p.add(8 * H))) }
         fn store(p: *mut f32, v: F) -> () {
             _mm256_storeu_ps(p, v[0]);

@@ -28,6 +28,21 @@ fn compiled<O: Op>(s: Avx512, op: O) -> O::Out {
     op.run(s)
 }
 
+/// `x` with the parts of four lanes named by `mask` the 16 bytes at `p`. An insertion by the shuffle units, of
+/// which there are too few, would do the same; as a masked load it runs on any.
+macro_rules! put_16 {
+    ($x:expr, $mask:expr, $p:expr) => {
+        _mm512_mask_broadcast_i32x4($x, $mask, _mm_loadu_si128($p.cast()))
+    };
+}
+
+/// `x` with the lanes named by `mask` the four bytes at `p`, for the same reason.
+macro_rules! put_4 {
+    ($x:expr, $mask:expr, $p:expr) => {
+        _mm512_mask_set1_epi32($x, $mask, $p.cast::<i32>().read_unaligned())
+    };
+}
+
 /// Methods whose body is intrinsics on registers alone.
 macro_rules! pure {
     ($($(#[$doc:meta])* fn $name:ident($($arg:ident: $ty:ty),*) -> $out:ty $body:block)*) => {
@@ -56,6 +71,7 @@ impl Simd for Avx512 {
     type M = __mmask16;
     const WIDE_UNSIGNED: bool = true;
     const TILE: usize = 16;
+    const TOGETHER: bool = true;
     const QUERIES: usize = 4;
 
     fn vectorize<O: Op>(self, op: O) -> O::Out {
@@ -137,9 +153,9 @@ impl Simd for Avx512 {
             let at = |r: usize| base.wrapping_add(r * stride).cast::<__m128i>();
             let [a, b, c, d] = array!(4, |L| {
                 let x = _mm512_castsi128_si512(_mm_loadu_si128(at(L)));
-                let x = _mm512_inserti32x4::<1>(x, _mm_loadu_si128(at(4 + L)));
-                let x = _mm512_inserti32x4::<2>(x, _mm_loadu_si128(at(8 + L)));
-                _mm512_inserti32x4::<3>(x, _mm_loadu_si128(at(12 + L)))
+                let x = put_16!(x, 0x00f0, at(4 + L));
+                let x = put_16!(x, 0x0f00, at(8 + L));
+                put_16!(x, 0xf000, at(12 + L))
             });
             let (ab, cd) = (_mm512_unpacklo_epi32(a, b), _mm512_unpacklo_epi32(c, d));
             let (ab_hi, cd_hi) = (_mm512_unpackhi_epi32(a, b), _mm512_unpackhi_epi32(c, d));
@@ -162,13 +178,16 @@ impl Simd for Avx512 {
             _mm512_cvtepu16_epi32(_mm256_set_m128i(high, low))
         }
         fn gather_u32(base: *const u8, stride: usize) -> __m512i {
-            let at = |r: usize| base.wrapping_add(r * stride).cast::<i32>();
+            let at = |r: usize| base.wrapping_add(r * stride);
+            // Four chains of four, so that they run side by side.
             let [a, b, c, d] = array!(4, |P| {
-                let (p, q, r, s) = (at(4 * P), at(4 * P + 1), at(4 * P + 2), at(4 * P + 3));
-                _mm_setr_epi32(p.read_unaligned(), q.read_unaligned(), r.read_unaligned(), s.read_unaligned())
+                let x = _mm512_set1_epi32(at(P).cast::<i32>().read_unaligned());
+                let x = put_4!(x, 0x00f0, at(4 + P));
+                let x = put_4!(x, 0x0f00, at(8 + P));
+                put_4!(x, 0xf000, at(12 + P))
             });
-            let x = _mm512_inserti32x4::<1>(_mm512_castsi128_si512(a), b);
-            _mm512_inserti32x4::<3>(_mm512_inserti32x4::<2>(x, c), d)
+            let (ab, cd) = (_mm512_mask_blend_epi32(0x2222, a, b), _mm512_mask_blend_epi32(0x8888, c, d));
+            _mm512_mask_blend_epi32(0xcccc, ab, cd)
         }
         fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(v)) }
         fn store_i16(p: *mut i16, v: __m512i) -> () { _mm256_storeu_si256(p.cast(), _mm512_cvtepi32_epi16(v)) }

@@ -25,31 +25,34 @@ pub trait Shape: 'static {
     const MINS: bool;
     /// `q` uses all eight bits.
     const WIDE: bool;
+    /// `q` uses six bits; else, unless it is wide, five at most.
+    const SIX_BITS: bool;
 }
 
 macro_rules! shapes {
-    ($($(#[$doc:meta])* $name:ident: $halves:literal, $mins:literal, $wide:literal;)*) => {
+    ($($(#[$doc:meta])* $name:ident: $halves:literal, $mins:literal, $wide:literal, $six:literal;)*) => {
         $($(#[$doc])*
         pub struct $name;
         impl Shape for $name {
             const HALVES: bool = $halves;
             const MINS: bool = $mins;
             const WIDE: bool = $wide;
+            const SIX_BITS: bool = $six;
         })*
     };
 }
 
 shapes! {
     /// A scale for each block.
-    Whole: false, false, false;
+    Whole: false, false, false, false;
     /// Scale and min for each block.
-    WholeMin: false, true, false;
+    WholeMin: false, true, false, false;
     /// A scale for each block of bytes.
-    Wide: false, false, true;
+    Wide: false, false, true, false;
     /// A scale for each half.
-    Halves: true, false, false;
+    Halves: true, false, false, true;
     /// Scale and min for each half.
-    HalvesMin: true, true, false;
+    HalvesMin: true, true, false, false;
 }
 
 /// A quantised type.
@@ -147,7 +150,7 @@ macro_rules! format {
 format! {
     /// f16 scale, 16 bytes of nibbles; value `d·(q − 8)`.
     Q4_0: 1 x 18, Whole, shift 3, |s, p, stride, _j| {
-        plain(s, nibbles(s, s.load_rows(p.add(2), stride)), s.f16(s.gather_u16(p, stride)))
+        plain(s, nibbles(s, s.load_rows(p.add(2), stride)), s.f16(s.gather_u32(p, stride)))
     }
 }
 
@@ -163,7 +166,7 @@ format! {
     /// f16 scale, 32 high bits, 16 bytes of nibbles; value `d·(q − 16)`.
     Q5_0: 1 x 22, Whole, shift 4, |s, p, stride, _j| {
         let high = s.gather_u32(p.add(2), stride);
-        plain(s, five_bits(s, s.load_rows(p.add(6), stride), high), s.f16(s.gather_u16(p, stride)))
+        plain(s, five_bits(s, s.load_rows(p.add(6), stride), high), s.f16(s.gather_u32(p, stride)))
     }
 }
 
@@ -180,7 +183,7 @@ format! {
     /// f16 scale, 32 signed bytes; value `d·q`.
     Q8_0: 1 x 34, Wide, shift 7, |s, p, stride, _j| {
         let q = load_32(s, p.add(2), stride);
-        plain(s, array!(8, |I| wide(s, q[I])), s.f16(s.gather_u16(p, stride)))
+        plain(s, array!(8, |I| wide(s, q[I])), s.f16(s.gather_u32(p, stride)))
     }
 }
 
@@ -220,7 +223,7 @@ fn iq4_levels<S: Simd>(s: S, v: [S::I; 4]) -> [S::I; 8] {
 format! {
     /// f16 scale, 16 bytes of nibbles that name one of 16 levels.
     Iq4Nl: 1 x 18, Wide, shift 7, |s, p, stride, _j| {
-        plain(s, iq4_levels(s, s.load_rows(p.add(2), stride)), s.f16(s.gather_u16(p, stride)))
+        plain(s, iq4_levels(s, s.load_rows(p.add(2), stride)), s.f16(s.gather_u32(p, stride)))
     }
 }
 

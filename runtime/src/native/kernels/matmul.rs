@@ -13,8 +13,9 @@
 //! many rows there are or where they stand, so neither do the bits.
 
 use super::acts::{BLOCK, at};
+use super::dot::block_dots;
 use super::format::{Block, Format, Shape};
-use super::simd::{Op, Simd, array};
+use super::simd::{Op, Simd, array, prefetch};
 use std::marker::PhantomData;
 
 /// Output rows of a group: the lanes of a vector.
@@ -123,21 +124,26 @@ pub const fn panel_bytes(n_in: usize) -> usize {
     n_in.next_multiple_of(BLOCK) / BLOCK * (32 * GROUP + 4 * 64 + BLOCK * 64)
 }
 
-/// [`Group`] of one activation row for a quantised type: straight from the packed weights.
-pub struct Straight<'a, F>(pub Group<'a>, pub PhantomData<F>);
+/// [`Group`] of at most `T` activation rows for a quantised type: straight from the packed weights.
+pub struct Straight<'a, F, const T: usize>(pub Group<'a>, pub PhantomData<F>);
 
-impl<F: Format> Op for Straight<'_, F> {
+impl<F: Format, const T: usize> Op for Straight<'_, F, T> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let g = self.0;
         let n_blocks = g.check_format::<F>();
-        assert!(g.rows.len() == 1);
+        let n = g.rows.len();
+        assert!((1..=T).contains(&n));
+        // Rows that are missing repeat the last; what they give is not stored.
+        let records = std::array::from_fn(|t| g.rows.ptr(t.min(n - 1)));
         // SAFETY: the checks have shown that weights, activations and tile hold what is read and written.
         unsafe {
-            let acc = straight::<S, F>(s, g.weights.as_ptr(), g.row_bytes, n_blocks, g.rows.ptr(0));
-            s.store(g.tile.as_mut_ptr(), acc);
+            let acc = straight::<S, F, T>(s, g.weights.as_ptr(), g.row_bytes, n_blocks, records);
+            for t in 0..n {
+                s.store(g.tile.as_mut_ptr().add(t * GROUP), acc[t]);
+            }
         }
     }
 }
@@ -202,30 +208,83 @@ macro_rules! each_block {
     }};
 }
 
-/// One activation row, straight from the packed weights.
+/// The weights after a group, asked for while the group is read: its rows are too short and too many for
+/// the processor to guess what comes next. Small groups go to the first cache, where large ones would push
+/// out what they are waiting for.
+#[derive(Clone, Copy)]
+struct Ahead {
+    from: *const u8,
+    near: bool,
+}
+
+impl Ahead {
+    #[inline(always)]
+    fn new(weights: *const u8, row_bytes: usize) -> Self {
+        let group = GROUP * row_bytes;
+        Self { from: weights.wrapping_add(group), near: group <= 8 << 10 }
+    }
+
+    #[inline(always)]
+    fn ask(self, from: usize, n: usize) {
+        for line in 0..n.div_ceil(64) {
+            let p = self.from.wrapping_add(from + 64 * line);
+            if self.near { prefetch::<true>(p) } else { prefetch::<false>(p) }
+        }
+    }
+}
+
+/// A few activation rows, straight from the packed weights.
 #[inline(always)]
-unsafe fn straight<S: Simd, F: Format>(
+unsafe fn straight<S: Simd, F: Format, const T: usize>(
     s: S,
     weights: *const u8,
     row_bytes: usize,
     n_blocks: usize,
-    record: *const u8,
-) -> S::F {
-    let mut acc = s.splat(0.0);
-    let meta = record.wrapping_add(n_blocks * BLOCK);
+    records: [*const u8; T],
+) -> [S::F; T] {
+    let mut acc = [s.splat(0.0); T];
+    let ahead = Ahead::new(weights, row_bytes);
     for unit in 0..n_blocks / F::BLOCKS {
-        // SAFETY: `unit` is within the row and the record.
+        ahead.ask(unit * GROUP * F::BYTES, GROUP * F::BYTES);
+        // SAFETY: `unit` is within the row.
         unsafe {
             let p = weights.add(unit * F::BYTES);
-            each_block!(F, |J| {
-                let b = unit * F::BLOCKS + J;
-                let block = F::block(s, p, row_bytes, J);
-                let (q, meta) = (record.add(b * BLOCK), meta.add(b * at::SIZE));
-                acc = block_dot::<S, F::Shape, true>(s, F::SHIFT, &block, q, meta, acc);
-            });
+            if T == 1 {
+                each_block!(F, |J| {
+                    let block = F::block(s, p, row_bytes, J);
+                    acc = step::<S, F::Shape, T>(s, F::SHIFT, &block, &records, n_blocks, unit * F::BLOCKS + J, acc);
+                });
+            } else {
+                for j in 0..F::BLOCKS {
+                    let block = F::block(s, p, row_bytes, j);
+                    acc = step::<S, F::Shape, T>(s, F::SHIFT, &block, &records, n_blocks, unit * F::BLOCKS + j, acc);
+                }
+            }
         }
     }
     acc
+}
+
+/// Block `b` of `T` records.
+#[inline(always)]
+unsafe fn step<S: Simd, Sh: Shape, const T: usize>(
+    s: S,
+    shift: u32,
+    block: &Block<S>,
+    records: &[*const u8; T],
+    n_blocks: usize,
+    b: usize,
+    acc: [S::F; T],
+) -> [S::F; T] {
+    let (mut q, mut meta) = (*records, *records);
+    // SAFETY: the caller vouches for `n_blocks` blocks, of which `b` is one.
+    unsafe {
+        for t in 0..T {
+            q[t] = records[t].add(b * BLOCK);
+            meta[t] = records[t].add(n_blocks * BLOCK + b * at::SIZE);
+        }
+        block_dots::<S, Sh, T>(s, shift, block, q, meta, acc)
+    }
 }
 
 /// Bytes of one unpacked block in a panel.
@@ -243,7 +302,9 @@ unsafe fn unpack<S: Simd, F: Format>(
     n_blocks: usize,
     panel: *mut u8,
 ) {
+    let ahead = Ahead::new(weights, row_bytes);
     for b in 0..n_blocks {
+        ahead.ask(b * GROUP * F::BYTES / F::BLOCKS, GROUP * F::BYTES / F::BLOCKS);
         // SAFETY: block `b` is within the row, the panel has room for `n_blocks` blocks.
         unsafe {
             let unit = weights.add(b / F::BLOCKS * F::BYTES);
@@ -289,19 +350,13 @@ unsafe fn tiles<S: Simd, Sh: Shape>(
                 i += $t;
             }};
         }
-        while S::TILE >= 16 && rows.len() - i >= 16 {
-            step!(16);
-        }
-        while S::TILE >= 8 && rows.len() - i >= 8 {
+        while S::TOGETHER && rows.len() - i >= 8 {
             step!(8);
         }
         while rows.len() - i >= 4 {
             step!(4);
         }
-        while rows.len() - i >= 2 {
-            step!(2);
-        }
-        if rows.len() - i == 1 {
+        while rows.len() > i {
             step!(1);
         }
         debug_assert!(i == rows.len());
@@ -322,11 +377,7 @@ unsafe fn tile<S: Simd, Sh: Shape, const T: usize>(
         // SAFETY: block `b` is within the panel and the records.
         unsafe {
             let block = load_block::<S, Sh>(s, panel.add(b * panel_block::<Sh>()));
-            for t in 0..T {
-                let q = records[t].add(b * BLOCK);
-                let meta = records[t].add(n_blocks * BLOCK + b * at::SIZE);
-                acc[t] = block_dot::<S, Sh, false>(s, shift, &block, q, meta, acc[t]);
-            }
+            acc = step::<S, Sh, T>(s, shift, &block, &records, n_blocks, b, acc);
         }
     }
     for (t, acc) in acc.iter().enumerate() {
@@ -348,73 +399,5 @@ unsafe fn load_block<S: Simd, Sh: Shape>(s: S, p: *const u8) -> Block<S> {
             s.splat(0.0)
         });
         Block { q, scale, min }
-    }
-}
-
-/// The f32 at `p`, in all lanes.
-#[inline(always)]
-unsafe fn splat_f32<S: Simd>(s: S, p: *const u8) -> S::F {
-    // SAFETY: the caller vouches for four bytes.
-    unsafe { s.splat(p.cast::<f32>().read_unaligned()) }
-}
-
-/// What the integer sum starts from: `−2^shift · Σ a` takes back what was added to the weights.
-#[inline(always)]
-unsafe fn start<S: Simd, Sh: Shape>(s: S, shift: u32, neg: *const u8) -> S::I {
-    if Sh::MINS || (Sh::WIDE && !S::WIDE_UNSIGNED) {
-        return s.splat_i(0);
-    }
-    // SAFETY: the caller vouches for four bytes.
-    s.shl(unsafe { s.splat_at(neg) }, shift)
-}
-
-/// `sum` plus the products of half a block, four dwords from `w` and `a` on.
-#[inline(always)]
-unsafe fn half_dot<S: Simd, Sh: Shape>(s: S, mut sum: S::I, w: &[S::I], a: *const u8) -> S::I {
-    for (i, w) in w.iter().enumerate() {
-        // SAFETY: the caller vouches for four bytes for each dword.
-        let a = unsafe { s.splat_at(a.add(4 * i)) };
-        sum = if Sh::WIDE { s.dot4_wide(sum, *w, a) } else { s.dot4(sum, *w, a) };
-    }
-    sum
-}
-
-/// The contract's step for one block: see the module's text. `SPLIT`: two shorter chains of integer sums,
-/// for when nothing else runs beside them.
-#[inline(always)]
-unsafe fn block_dot<S: Simd, Sh: Shape, const SPLIT: bool>(
-    s: S,
-    shift: u32,
-    block: &Block<S>,
-    q: *const u8,
-    meta: *const u8,
-    acc: S::F,
-) -> S::F {
-    let (low, high) = block.q.split_at(4);
-    // SAFETY: the caller vouches for 32 bytes at `q` and a Meta at `meta`.
-    unsafe {
-        let t = if Sh::HALVES {
-            let i0 = half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG_HALF)), low, q);
-            let i1 =
-                half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG_HALF + 4)), high, q.add(16));
-            s.fma(s.to_f32(i1), block.scale[1], s.mul(s.to_f32(i0), block.scale[0]))
-        } else {
-            let sum = half_dot::<S, Sh>(s, start::<S, Sh>(s, shift, meta.add(at::NEG)), low, q);
-            let sum = if SPLIT {
-                s.add_i(sum, half_dot::<S, Sh>(s, s.splat_i(0), high, q.add(16)))
-            } else {
-                half_dot::<S, Sh>(s, sum, high, q.add(16))
-            };
-            s.mul(s.to_f32(sum), block.scale[0])
-        };
-        let acc = s.fma(t, splat_f32(s, meta), acc);
-        if !Sh::MINS {
-            acc
-        } else if Sh::HALVES {
-            let acc = s.fma(block.min[0], splat_f32(s, meta.add(at::SUM_HALF)), acc);
-            s.fma(block.min[1], splat_f32(s, meta.add(at::SUM_HALF + 4)), acc)
-        } else {
-            s.fma(block.min[0], splat_f32(s, meta.add(at::SUM)), acc)
-        }
     }
 }

@@ -14,6 +14,7 @@ mod attention;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+mod dot;
 mod float;
 mod format;
 mod matmul;
@@ -30,11 +31,11 @@ use crate::gguf::GgmlType;
 use std::marker::PhantomData;
 
 pub use acts::{BLOCK, Quantize, record_bytes};
-pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, StoreCell};
+pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, StoreCell, Turn};
 pub use matmul::{GROUP, Group, Rows, panel_bytes};
 pub use simd::{Op, Simd};
 pub use vector::{
-    Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
+    AddTile,     Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
 };
 
 /// The instruction set kernels run on.
@@ -73,6 +74,18 @@ impl Vector {
         #[cfg(target_arch = "aarch64")]
         all.extend(neon::Neon::detect().map(Self::NeonDot));
         all
+    }
+
+    /// There are registers for eight rows of activations side by side.
+    fn has_many_registers(self) -> bool {
+        struct Ask;
+        impl Op for Ask {
+            type Out = bool;
+            fn run<S: simd::Simd>(self, _: S) -> bool {
+                S::TOGETHER
+            }
+        }
+        self.run(Ask)
     }
 
     fn run<O: Op>(self, op: O) -> O::Out {
@@ -172,11 +185,15 @@ impl Kernel {
 }
 
 fn quantised_group<F: format::Format>(v: Vector, mut group: Group<'_>) {
-    if group.rows.len() == 1 {
-        return v.run(matmul::Straight::<F>(group, PhantomData));
+    match group.rows.len() {
+        1 => v.run(matmul::Straight::<F, 1>(group, PhantomData)),
+        2..=4 if v.has_many_registers() => v.run(matmul::Straight::<F, 4>(group, PhantomData)),
+        5..=8 if v.has_many_registers() => v.run(matmul::Straight::<F, 8>(group, PhantomData)),
+        _ => {
+            v.run(matmul::Unpack::<F>(&mut group, PhantomData));
+            v.run(matmul::FromPanel::<F::Shape> { group, shift: F::SHIFT, shape: PhantomData });
+        }
     }
-    v.run(matmul::Unpack::<F>(&mut group, PhantomData));
-    v.run(matmul::FromPanel::<F::Shape> { group, shift: F::SHIFT, shape: PhantomData });
 }
 
 fn float_group<W: float::Float>(v: Vector, group: Group<'_>) {

@@ -139,6 +139,7 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     type M = M;
     const WIDE_UNSIGNED: bool = false;
     const TILE: usize = 4;
+    const TOGETHER: bool = false;
     const QUERIES: usize = 1;
 
     fn vectorize<O: Op>(self, op: O) -> O::Out {

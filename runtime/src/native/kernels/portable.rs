@@ -47,6 +47,7 @@ impl Simd for Portable {
     type M = [bool; 16];
     const WIDE_UNSIGNED: bool = true;
     const TILE: usize = 4;
+    const TOGETHER: bool = false;
     const QUERIES: usize = 1;
 
     fn vectorize<O: Op>(self, op: O) -> O::Out {

@@ -50,8 +50,10 @@ pub trait Simd: Copy + Send + Sync + 'static {
     const WIDE_UNSIGNED: bool;
     /// Queries one register tile of attention covers.
     const QUERIES: usize;
-    /// Rows of activations one register tile of a matrix product covers.
+    /// Rows of activations one register tile of a product with float weights covers.
     const TILE: usize;
+    /// There are registers for eight rows of activations side by side.
+    const TOGETHER: bool;
 
     /// Runs `op` compiled for this instruction set.
     fn vectorize<O: Op>(self, op: O) -> O::Out;
@@ -128,6 +130,34 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `acc + Σ₄ w·a` in each lane: `a` signed bytes; `w` any bytes, unsigned if
     /// `WIDE_UNSIGNED`, else signed.
     fn dot4_wide(self, acc: Self::I, w: Self::I, a: Self::I) -> Self::I;
+    /// [`Simd::dot4`] of four registers with the 16 bytes at `a`, the weights at most 31.
+    #[inline(always)]
+    unsafe fn dot16(self, acc: Self::I, w: [Self::I; 4], a: *const u8) -> Self::I {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe { self.dot16_six(acc, w, a) }
+    }
+    /// [`Simd::dot4`] of four registers with the 16 bytes at `a`.
+    #[inline(always)]
+    unsafe fn dot16_six(self, acc: Self::I, w: [Self::I; 4], a: *const u8) -> Self::I {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe {
+            let acc = self.dot4(acc, w[0], self.splat_at(a));
+            let acc = self.dot4(acc, w[1], self.splat_at(a.add(4)));
+            let acc = self.dot4(acc, w[2], self.splat_at(a.add(8)));
+            self.dot4(acc, w[3], self.splat_at(a.add(12)))
+        }
+    }
+    /// [`Simd::dot4_wide`] of four registers with the 16 bytes at `a`.
+    #[inline(always)]
+    unsafe fn dot16_wide(self, acc: Self::I, w: [Self::I; 4], a: *const u8) -> Self::I {
+        // SAFETY: the caller vouches for 16 bytes.
+        unsafe {
+            let acc = self.dot4_wide(acc, w[0], self.splat_at(a));
+            let acc = self.dot4_wide(acc, w[1], self.splat_at(a.add(4)));
+            let acc = self.dot4_wide(acc, w[2], self.splat_at(a.add(8)));
+            self.dot4_wide(acc, w[3], self.splat_at(a.add(12)))
+        }
+    }
     /// `acc + Σ₂ a·b` in each lane: signed 16-bit halves; not both of a pair may be −32768.
     fn dot2(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
@@ -162,4 +192,31 @@ pub trait Op {
     type Out;
     /// Does the work.
     fn run<S: Simd>(self, s: S) -> Self::Out;
+}
+
+/// Asks for the cache line at `p`, which may be anywhere: into the first cache if `NEAR`, else the second.
+#[inline(always)]
+pub(super) fn prefetch<const NEAR: bool>(p: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: part of every x86-64 processor; it touches nothing and cannot fault.
+    unsafe {
+        use std::arch::x86_64::*;
+        if NEAR {
+            _mm_prefetch::<_MM_HINT_T0>(p.cast());
+        } else {
+            _mm_prefetch::<_MM_HINT_T1>(p.cast());
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: part of every AArch64 processor; it touches nothing and cannot fault.
+    unsafe {
+        use std::arch::asm;
+        if NEAR {
+            asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+        } else {
+            asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nostack, preserves_flags, readonly));
+        }
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    let _ = p;
 }

@@ -310,6 +310,35 @@ impl Op for AddScaled<'_> {
     }
 }
 
+/// Adds a tile `[rows][16]`, of which `n_cols` columns count, times `factor` to rows `stride` values apart.
+pub struct AddTile<'a> {
+    /// The tile.
+    pub tile: &'a [f32],
+    /// Columns that count, at most 16.
+    pub n_cols: usize,
+    /// The first row's first value. All rows' columns must be there, and this thread's alone.
+    pub out: *mut f32,
+    /// Values from row to row.
+    pub stride: usize,
+    /// Factor of the tile.
+    pub factor: f32,
+}
+
+impl Op for AddTile<'_> {
+    type Out = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let factor = s.splat(self.factor);
+        for (i, row) in self.tile.chunks_exact(16).enumerate() {
+            // SAFETY: the maker vouches for the columns of every row.
+            let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(i * self.stride), self.n_cols) };
+            let sum = s.fma(load_at(s, row, 0), factor, load_at(s, out, 0));
+            store_at(s, out, 0, sum);
+        }
+    }
+}
+
 /// `x = c·tanh(factor·x/c)`, or `x = factor·x` without a cap.
 pub struct ScaleCap<'a> {
     /// The row.
