@@ -1,7 +1,7 @@
 //! The feed-forward part: one network, or a mixture of experts.
 
 use super::NativeExecutor;
-use super::forward::{Engine, add_product, add_rows, norm_rows, prepare_rows, put_piece};
+use super::forward::{Engine, add_product, add_rows, norm_rows, prepare_rows, Target};
 use super::kernels::{Activate, ActivateInPlace, AddScaled, Dot, Isa, Sigmoid, Softmax};
 use super::linear::{Input, Matrix, paired};
 use super::plan::{DensePlan, FfnPlan, MoePlan};
@@ -61,7 +61,7 @@ fn activated(
         Some(gate) => {
             let parts = (isa, &mut engine.pool, &mut engine.scratch[..]);
             let join = |g: &mut [f32], u: &[f32]| isa.run(ActivateInPlace { act, x: g, up: Some(u) });
-            paired(parts, [gate, up], input, join, |piece| put_piece(out, width, 0, piece))
+            paired(parts, [gate, up], input, join, |piece| Target::rows(isa, out, width).put(piece))
         }
         None => engine.products(&[up], input, |piece| {
             piece.rows(|row, values| {
@@ -83,9 +83,10 @@ fn mixture(
     y: &mut [f32],
 ) -> Result<()> {
     let (n, n_expert, n_embd) = (input.n, m.experts.len(), input.width);
+    let isa = engine.isa;
     {
         let scores = Shared::new(&mut b.scores);
-        engine.products(&[&m.router], input, |piece| put_piece(&scores, n_expert, 0, piece))?;
+        engine.products(&[&m.router], input, |piece| Target::rows(isa, &scores, n_expert).put(piece))?;
     }
     choose(engine, m, n, b)?;
     sort_slots(m, n, b);
@@ -98,7 +99,7 @@ fn mixture(
         dense_inner(engine, shared, input, inner)?;
         let out = Shared::new(&mut b.shared);
         let inner = inner.input(n, shared.down.n_in);
-        engine.products(&[&shared.down], inner, |piece| put_piece(&out, n_embd, 0, piece))?;
+        engine.products(&[&shared.down], inner, |piece| Target::rows(isa, &out, n_embd).put(piece))?;
         add_shared(engine, m, input, &b.shared, y)?;
     }
     Ok(())
@@ -200,14 +201,14 @@ fn experts_out(
     b: &mut MoeBuffers,
     n_embd: usize,
 ) -> Result<()> {
-    let record = super::kernels::record_bytes(m.n_ff);
+    let (isa, record) = (engine.isa, super::kernels::record_bytes(m.n_ff));
     for (e, expert) in m.experts.iter().enumerate() {
         let (from, to) = (b.first[e] as usize, b.first[e + 1] as usize);
         if from < to {
             let (x, records) = (&inner.x[from * m.n_ff..], &inner.records[from * record..]);
             let rows = Input { x, records, width: m.n_ff, n: to - from, index: None };
             let out = Shared::new(&mut b.out[from * n_embd..to * n_embd]);
-            engine.products(&[&expert.down], rows, |piece| put_piece(&out, n_embd, 0, piece))?;
+            engine.products(&[&expert.down], rows, |piece| Target::rows(isa, &out, n_embd).put(piece))?;
         }
     }
     Ok(())

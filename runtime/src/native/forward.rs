@@ -4,7 +4,7 @@
 //! computed only for the rows whose logits or taps are wanted.
 
 use super::NativeExecutor;
-use super::kernels::{AddScaled, AddTile, GROUP, Isa, Normalise, Quantize, ScaleCap, record_bytes};
+use super::kernels::{AddScaled, PutTile, GROUP, Isa, Normalise, Quantize, ScaleCap, record_bytes};
 use super::linear::{Input, Matrix, Piece, embedding_row, products};
 use super::plan::{LayerPlan, NormPlan, Plan};
 use super::pool::Pool;
@@ -116,19 +116,29 @@ pub fn prepare_rows(
     })
 }
 
-/// Adds a piece of a product to the residual stream: each piece is other columns.
-fn add_piece(isa: Isa, x: &Shared<'_, f32>, width: usize, factor: f32, piece: Piece<'_>) {
-    let Piece { tile, n_cols, .. } = piece;
-    let out = x.columns(width, tile.len() / GROUP, piece.col, n_cols);
-    isa.run(AddTile { tile, n_cols, out, stride: width, factor });
+/// Where pieces of a product go: rows of `width` values, from column `col` on.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    pub isa: Isa,
+    pub out: &'a Shared<'a, f32>,
+    pub width: usize,
+    pub col: usize,
+    /// Adds the piece times this; else it takes the place of what is there.
+    pub add: Option<f32>,
 }
 
-/// Writes a piece of a product to rows of `width` values, from column `col` on.
-pub fn put_piece(out: &Shared<'_, f32>, width: usize, col: usize, piece: Piece<'_>) {
-    piece.rows(|row, values| {
-        // SAFETY: each piece is other columns, and each row of it another row.
-        unsafe { out.part(row * width + col + piece.col, piece.n_cols) }.copy_from_slice(values);
-    });
+impl<'a> Target<'a> {
+    /// Whole rows of `width` values.
+    pub fn rows(isa: Isa, out: &'a Shared<'a, f32>, width: usize) -> Self {
+        Self { isa, out, width, col: 0, add: None }
+    }
+
+    /// Writes a piece; each is other columns.
+    pub fn put(&self, piece: Piece<'_>) {
+        let Piece { tile, n_cols, col, .. } = piece;
+        let out = self.out.columns(self.width, tile.len() / GROUP, self.col + col, n_cols);
+        self.isa.run(PutTile { tile, n_cols, out, stride: self.width, add: self.add });
+    }
 }
 
 impl NativeExecutor {
@@ -293,8 +303,9 @@ impl NativeExecutor {
         let out = Shared::new(&mut self.buffers.qkv);
         let input = self.buffers.h.input(n, self.plan.spec.n_embd);
         let [q, k, v] = &a.qkv;
+        let target = Target::rows(self.engine.isa, &out, total);
         self.engine.products(&[q, k, v], input, |piece| {
-            put_piece(&out, total, from[piece.matrix], piece);
+            Target { col: from[piece.matrix], ..target }.put(piece);
         })
     }
 
@@ -339,7 +350,7 @@ impl NativeExecutor {
         let isa = self.engine.isa;
         let plain = spec.logit_scale == 1.0 && spec.logit_softcap.is_none();
         self.engine.products(&[&plan.output], b.h.input(n, width), |piece| {
-            put_piece(&out, spec.n_vocab, 0, piece);
+            Target::rows(isa, &out, spec.n_vocab).put(piece);
             if !plain {
                 piece.rows(|row, _| {
                     // SAFETY: the same columns as were just written, which no other piece has.
@@ -395,10 +406,11 @@ pub fn add_product(
     let (n, width, factor) = (input.len(), matrix.n_out, layer.residual_scale);
     if norm.is_none() {
         let (isa, x) = (engine.isa, Shared::new(x));
-        return engine.products(&[matrix], input, |piece| add_piece(isa, &x, width, factor, piece));
+        let target = Target { add: Some(factor), ..Target::rows(isa, &x, width) };
+        return engine.products(&[matrix], input, |piece| target.put(piece));
     }
-    let out = Shared::new(y);
-    engine.products(&[matrix], input, |piece| put_piece(&out, width, 0, piece))?;
+    let (isa, out) = (engine.isa, Shared::new(y));
+    engine.products(&[matrix], input, |piece| Target::rows(isa, &out, width).put(piece))?;
     add_rows(engine, norm, factor, y, x, (n, width))
 }
 

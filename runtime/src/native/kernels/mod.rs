@@ -35,7 +35,7 @@ pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, 
 pub use matmul::{GROUP, Group, Rows, panel_bytes};
 pub use simd::{Op, Simd};
 pub use vector::{
-    AddTile,     Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
+    PutTile,     Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
 };
 
 /// The instruction set kernels run on.

@@ -310,8 +310,8 @@ impl Op for AddScaled<'_> {
     }
 }
 
-/// Adds a tile `[rows][16]`, of which `n_cols` columns count, times `factor` to rows `stride` values apart.
-pub struct AddTile<'a> {
+/// Puts a tile `[rows][16]`, of which `n_cols` columns count, in rows `stride` values apart.
+pub struct PutTile<'a> {
     /// The tile.
     pub tile: &'a [f32],
     /// Columns that count, at most 16.
@@ -320,21 +320,24 @@ pub struct AddTile<'a> {
     pub out: *mut f32,
     /// Values from row to row.
     pub stride: usize,
-    /// Factor of the tile.
-    pub factor: f32,
+    /// Adds the tile times this to what is there; else it takes its place.
+    pub add: Option<f32>,
 }
 
-impl Op for AddTile<'_> {
+impl Op for PutTile<'_> {
     type Out = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let factor = s.splat(self.factor);
+        let factor = s.splat(self.add.unwrap_or(1.0));
         for (i, row) in self.tile.chunks_exact(16).enumerate() {
             // SAFETY: the maker vouches for the columns of every row.
             let out = unsafe { std::slice::from_raw_parts_mut(self.out.add(i * self.stride), self.n_cols) };
-            let sum = s.fma(load_at(s, row, 0), factor, load_at(s, out, 0));
-            store_at(s, out, 0, sum);
+            let mut value = load_at(s, row, 0);
+            if self.add.is_some() {
+                value = s.fma(value, factor, load_at(s, out, 0));
+            }
+            store_at(s, out, 0, value);
         }
     }
 }
