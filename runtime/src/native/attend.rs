@@ -1,7 +1,9 @@
 //! The attention stage: head norms, rotation, storing keys and values, and the loops over pages.
 
 use super::NativeExecutor;
-use super::kernels::{AttendPage, Finish, Isa, NormaliseInPlace, QuantizeQuery, Query, State, StoreCell, Turn};
+use super::kernels::{
+    AttendPage, Finish, Isa, NormaliseInPlace, QuantizeQuery, Query, State, StoreCell, Turn,
+};
 use super::kv::Pages;
 use super::plan::{AttentionPlan, HeadNormPlan, RopePlan};
 use super::shared::Shared;

@@ -1,7 +1,7 @@
 //! The feed-forward part: one network, or a mixture of experts.
 
 use super::NativeExecutor;
-use super::forward::{Engine, add_product, add_rows, norm_rows, prepare_rows, Target};
+use super::forward::{Engine, Target, add_product, add_rows, norm_rows, prepare_rows};
 use super::kernels::{Activate, ActivateInPlace, AddScaled, Dot, Isa, Sigmoid, Softmax};
 use super::linear::{Input, Matrix, paired};
 use super::plan::{DensePlan, FfnPlan, MoePlan};

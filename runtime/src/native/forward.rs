@@ -4,7 +4,7 @@
 //! computed only for the rows whose logits or taps are wanted.
 
 use super::NativeExecutor;
-use super::kernels::{AddScaled, PutTile, GROUP, Isa, Normalise, Quantize, ScaleCap, record_bytes};
+use super::kernels::{AddScaled, GROUP, Isa, Normalise, PutTile, Quantize, ScaleCap, record_bytes};
 use super::linear::{Input, Matrix, Piece, embedding_row, products};
 use super::plan::{LayerPlan, NormPlan, Plan};
 use super::pool::Pool;

@@ -17,8 +17,8 @@
 //! Loses when a head is very wide and the context short: the last page is computed whole.
 
 use super::simd::{Op, Simd, array, prefetch};
-use crate::model::spec::RopePairing;
 use super::vector::{exp, load_at, softcap, store_at};
+use crate::model::spec::RopePairing;
 
 /// Positions of a page.
 pub const PAGE: usize = crate::model::PAGE_TOKENS;
@@ -362,11 +362,7 @@ unsafe fn attend<S: Simd, const T: usize>(
 
 /// `q·k` of each query with the page's positions.
 #[inline(always)]
-unsafe fn scores<S: Simd, const T: usize>(
-    s: S,
-    page: Page,
-    queries: &[Query],
-) -> [[S::I; 2]; T] {
+unsafe fn scores<S: Simd, const T: usize>(s: S, page: Page, queries: &[Query]) -> [[S::I; 2]; T] {
     let keys = page.at;
     let mut acc = [[s.splat_i(0); 2]; T];
     for i in 0..page.shape.pairs_k() {

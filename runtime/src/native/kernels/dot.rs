@@ -41,8 +41,7 @@ unsafe fn half_dots<S: Simd, Sh: Shape, const T: usize>(
             for i in from..from + 4 {
                 for t in 0..T {
                     let a = s.splat_at(a[t].add(4 * i));
-                    sums[t] =
-                        if Sh::WIDE { s.dot4_wide(sums[t], w[i], a) } else { s.dot4(sums[t], w[i], a) };
+                    sums[t] = if Sh::WIDE { s.dot4_wide(sums[t], w[i], a) } else { s.dot4(sums[t], w[i], a) };
                 }
             }
         } else {
