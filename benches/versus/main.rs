@@ -9,6 +9,8 @@
 //! at each depth, seconds from starting the process to the first token of a 32-token prompt, and private
 //! memory (`RssAnon`) at the end with a context of 2048.
 //!
+//! `native-avx2` and the like are truing's executor with that instruction set's kernels.
+//!
 //! llama.cpp runs with its own defaults: memory-mapped weights, flash attention on auto, weight repacking on.
 
 mod llama;

@@ -12,13 +12,16 @@ struct Ours {
 
 pub fn measure(plan: &Plan) -> Result<Figures, String> {
     let text = |e: truing::Error| e.to_string();
-    let executor = match plan.engine.as_str() {
-        "ggml" => ExecutorKind::Ggml,
-        _ => ExecutorKind::Native,
+    let (executor, instruction_set) = match plan.engine.as_str() {
+        "ggml" => (ExecutorKind::Ggml, None),
+        "native" => (ExecutorKind::Native, None),
+        // `native-avx2`: with the features beyond that masked.
+        other => (ExecutorKind::Native, Some(other.trim_start_matches("native-").to_owned())),
     };
     let model = Model::open(Path::new(&plan.model), &ModelOptions::default()).map_err(text)?;
+    let n_threads = plan.threads;
     let options =
-        ContextOptions { n_ctx: N_CTX, n_threads: plan.threads, executor, ..ContextOptions::default() };
+        ContextOptions { n_ctx: N_CTX, n_threads, executor, instruction_set, ..ContextOptions::default() };
     let mut context = Context::new(&model, &options).map_err(text)?;
     let branch = context.root().map_err(text)?;
     measure::run(&mut Ours { context, branch }, plan)

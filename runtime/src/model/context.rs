@@ -129,6 +129,17 @@ impl Context {
         self.executor.memory_bytes()
     }
 
+    /// Starts (anew) or stops timing operators, see [`Context::op_times`].
+    pub fn set_profiling(&mut self, on: bool) {
+        self.executor.set_profiling(on);
+    }
+
+    /// Kinds of operators and the time spent in each since profiling was started; empty if the executor does
+    /// not time them.
+    pub fn op_times(&self) -> Vec<(&'static str, std::time::Duration)> {
+        self.executor.op_times()
+    }
+
     /// Sets the layers whose hidden states the next batches keep, in ascending order; none: keep nothing.
     /// # Errors `InvalidArgument` if a layer does not exist or the order is not ascending.
     pub fn set_taps(&mut self, layers: &[u32]) -> Result<()> {

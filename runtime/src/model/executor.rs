@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::token::TokenId;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Tokens in a key-value page. Small enough that a copy on write is cheap, large enough that a page table
 /// stays short.
@@ -123,4 +124,12 @@ pub trait Executor: Send {
 
     /// Bytes of private memory for keys and values and for intermediate results.
     fn memory_bytes(&self) -> (usize, usize);
+
+    /// Starts (anew) or stops timing operators; executors that cannot time theirs ignore it.
+    fn set_profiling(&mut self, _on: bool) {}
+
+    /// Kinds of operators and the time spent in each since profiling was started, in the order of a layer.
+    fn op_times(&self) -> Vec<(&'static str, Duration)> {
+        Vec::new()
+    }
 }

@@ -24,18 +24,22 @@ pub struct ContextOptions {
     pub executor: ExecutorKind,
     /// ggml's name of the device that computes; `None`: the processor.
     pub device: Option<String>,
+    /// Name of the instruction set of truing's own kernels, see [`NativeExecutor::instruction_sets`]; `None`:
+    /// the best this processor has. For tests and measurements.
+    pub instruction_set: Option<String>,
 }
 
 /// Who computes forward passes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExecutorKind {
-    /// The best one this build has.
+    /// truing's own kernels if they have all the model needs and the processor has vector instructions for
+    /// them, ggml's otherwise and for its devices.
     #[default]
     Auto,
     /// ggml's kernels; reads every type of tensor.
     Ggml,
-    /// truing's own kernels.
+    /// truing's own kernels: a row's logits have the same bits in any batch and for any number of threads.
     Native,
 }
 
@@ -86,20 +90,31 @@ pub(super) fn make_executor(
     let spec = model.spec_for(n_ctx);
     let sizes = options.executor_options(n_ctx)?;
     match options.executor {
-        ExecutorKind::Native => native(spec, &sizes),
+        ExecutorKind::Native => native(spec, &sizes, options),
         ExecutorKind::Ggml => ggml(spec, &sizes, options),
         ExecutorKind::Auto if options.device.is_some() || !NativeExecutor::has_vectors() => {
-            ggml(spec, &sizes, options).or_else(|_| native(spec, &sizes))
+            ggml(spec, &sizes, options).or_else(|e| match options.device {
+                None => native(spec, &sizes, options).map_err(|_| e),
+                Some(_) => Err(e),
+            })
         }
-        ExecutorKind::Auto => match native(spec, &sizes) {
+        ExecutorKind::Auto => match native(spec, &sizes, options) {
             Err(e) if e.kind() == ErrorKind::Unsupported => ggml(spec, &sizes, options).map_err(|_| e),
             made => made,
         },
     }
 }
 
-fn native(spec: &Arc<ModelSpec>, sizes: &ExecutorOptions) -> Result<Box<dyn Executor>> {
-    Ok(Box::new(NativeExecutor::new(spec, sizes)?))
+fn native(
+    spec: &Arc<ModelSpec>,
+    sizes: &ExecutorOptions,
+    options: &ContextOptions,
+) -> Result<Box<dyn Executor>> {
+    let made = match &options.instruction_set {
+        None => NativeExecutor::new(spec, sizes)?,
+        Some(name) => NativeExecutor::with_instruction_set(spec, sizes, name)?,
+    };
+    Ok(Box::new(made))
 }
 
 #[cfg(feature = "ggml")]

@@ -27,6 +27,7 @@ mod feed;
 mod forward;
 pub mod kernels;
 mod kv;
+mod limits;
 mod linear;
 mod plan;
 mod pool;
@@ -40,10 +41,12 @@ use crate::model::{CancelFlag, Executor, ExecutorOptions, KvType, Step, StepOut}
 use forward::Engine;
 use kernels::Isa;
 use kv::KvStore;
+pub use limits::Limits;
 use plan::Plan;
 use pool::Pool;
-pub use profile::{OpKind, Profile};
+use profile::Profile;
 use std::sync::Arc;
+use std::time::Duration;
 use work::{Buffers, Scratch};
 
 /// Runs forward passes on the CPU.
@@ -83,6 +86,25 @@ impl NativeExecutor {
         Ok(Self { plan, engine, buffers, kv, max_rows: options.max_rows })
     }
 
+    /// As [`NativeExecutor::new`] with the kernels of the instruction set of this name.
+    /// # Errors As there, and `InvalidArgument` if this processor has no such instruction set.
+    pub fn with_instruction_set(
+        spec: &Arc<ModelSpec>,
+        options: &ExecutorOptions,
+        name: &str,
+    ) -> Result<Self> {
+        let isa = Isa::all().into_iter().find(|isa| isa.name() == name).ok_or_else(|| {
+            let known = Self::instruction_sets().join(", ");
+            Error::new(ErrorKind::InvalidArgument, format!("instruction set: expected {known}, found {name}"))
+        })?;
+        Self::with_isa(spec, options, isa)
+    }
+
+    /// Names of the instruction sets this processor has kernels for, the best last.
+    pub fn instruction_sets() -> Vec<&'static str> {
+        Isa::all().into_iter().map(Isa::name).collect()
+    }
+
     /// Whether this processor has vector instructions the kernels use; without, everything is slow.
     pub fn has_vectors() -> bool {
         Isa::all().len() > 1
@@ -91,16 +113,6 @@ impl NativeExecutor {
     /// The instruction set in use.
     pub fn isa(&self) -> Isa {
         self.engine.isa
-    }
-
-    /// Starts (anew) or stops timing operators.
-    pub fn set_profiling(&mut self, on: bool) {
-        self.engine.profile = on.then(Profile::default);
-    }
-
-    /// Times since profiling was started.
-    pub fn profile(&self) -> Option<&Profile> {
-        self.engine.profile.as_ref()
     }
 }
 
@@ -127,6 +139,15 @@ impl Executor for NativeExecutor {
 
     fn copy_page(&mut self, from: u32, to: u32, _n_cells: usize) -> Result<()> {
         self.kv.copy_page(from, to)
+    }
+
+    fn set_profiling(&mut self, on: bool) {
+        self.engine.profile = on.then(Profile::default);
+    }
+
+    fn op_times(&self) -> Vec<(&'static str, Duration)> {
+        let spent = self.engine.profile.iter().flat_map(Profile::spent);
+        spent.map(|(kind, time)| (kind.name(), time)).collect()
     }
 
     fn memory_bytes(&self) -> (usize, usize) {

@@ -21,6 +21,7 @@ mod matmul;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod probe;
 pub(super) mod scalar;
 mod simd;
 #[cfg(test)]
@@ -33,9 +34,11 @@ use std::marker::PhantomData;
 pub use acts::{BLOCK, Quantize, record_bytes};
 pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, StoreCell, Turn};
 pub use matmul::{GROUP, Group, Rows, panel_bytes};
+pub use probe::{Dots, Read};
 pub use simd::{Op, Simd};
 pub use vector::{
-    PutTile,     Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, ScaleCap, Sigmoid, Softmax,
+    Activate, ActivateInPlace, AddScaled, Dot, Normalise, NormaliseInPlace, PutTile, ScaleCap, Sigmoid,
+    Softmax,
 };
 
 /// The instruction set kernels run on.

@@ -86,6 +86,8 @@ struct Plan {
 struct ExecutorLine {
     name: &'static str,
     runs: bool,
+    /// It is taken unless another is asked for.
+    default: bool,
     why_not: Option<String>,
 }
 
@@ -179,9 +181,7 @@ impl Plan {
             pre: vocab.pre_name().map(str::to_owned),
             chat_template: model.template().is_ok_and(|t| t.is_some()),
             kv_bytes_per_1024_tokens: attn().map(values).sum::<usize>() * 2 * 1024,
-            executors: [("native", ExecutorKind::Native), ("ggml", ExecutorKind::Ggml)]
-                .map(|(name, kind)| try_executor(model, name, kind))
-                .into(),
+            executors: executors(model),
             warnings: vocab.warnings().to_vec(),
         }
     }
@@ -204,7 +204,11 @@ impl Plan {
             ],
         ];
         for e in &self.executors {
-            let runs = e.why_not.as_ref().map_or("runs it".into(), |why| format!("no: {why}"));
+            let runs = match &e.why_not {
+                Some(why) => format!("no: {why}"),
+                None if e.default => "runs it, the default".into(),
+                None => "runs it".into(),
+            };
             rows.push(vec![format!("executor {}", e.name), runs]);
         }
         rows.extend(self.warnings.iter().map(|w| vec!["warning".into(), w.clone()]));
@@ -213,12 +217,24 @@ impl Plan {
     }
 }
 
-/// Whether this executor takes the model, found by making one for a short context.
-fn try_executor(model: &Arc<Model>, name: &'static str, executor: ExecutorKind) -> ExecutorLine {
-    let options =
-        ContextOptions { n_ctx: 64, max_rows: 1, n_threads: 1, executor, ..ContextOptions::default() };
-    let why_not = Context::new(model, &options).err().map(|e| e.to_string());
-    ExecutorLine { name, runs: why_not.is_none(), why_not }
+/// Which executors take the model and which one is the default, found by making them for a short context.
+fn executors(model: &Arc<Model>) -> Vec<ExecutorLine> {
+    let make = |executor| {
+        let options =
+            ContextOptions { n_ctx: 64, max_rows: 1, n_threads: 1, executor, ..ContextOptions::default() };
+        Context::new(model, &options)
+    };
+    let chosen = make(ExecutorKind::Auto).map(|context| context.executor_name());
+    let line = |(name, executor)| {
+        let why_not = make(executor).err().map(|e| e.to_string());
+        ExecutorLine {
+            name,
+            runs: why_not.is_none(),
+            default: chosen.as_ref().is_ok_and(|c| *c == name),
+            why_not,
+        }
+    };
+    [("native", ExecutorKind::Native), ("ggml", ExecutorKind::Ggml)].map(line).into()
 }
 
 fn pair_row(pair: &Pair) -> Vec<String> {
