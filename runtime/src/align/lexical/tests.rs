@@ -146,6 +146,22 @@ fn lengths_in_every_unit() {
     assert!(!accepts(&one, "No end") && accepts(&one, "An end."));
 }
 
+/// Regression: filler that ended like an initial left no way to a third sentence.
+#[test]
+fn any_number_of_sentences_can_be_completed() {
+    for n in 1..=20 {
+        let mut w = Wording::default();
+        w.length[Unit::Sentences as usize] = Range { min: n, max: Some(n + 1) };
+        let a = w.compile(&ALL).unwrap();
+        for text in ["", "One", "One.", "Ask Dr.", "A.", "So it is!", "Ask Dr. X.", "1. "] {
+            let state = a.run(a.start(), text.as_bytes()).unwrap();
+            let mut rest = Vec::new();
+            assert!(a.complete(state, &mut rest), "{n} sentences after {text:?}");
+            assert!(a.accepts(a.run(state, &rest).unwrap()), "{n} sentences after {text:?}");
+        }
+    }
+}
+
 fn refused(w: &Wording) -> (ErrorKind, String) {
     let e = w.compile(&ALL).err().unwrap();
     (e.kind(), e.to_string())

@@ -20,8 +20,9 @@ const MAX_FILLERS: usize = 1 << 16;
 const SEPARATORS: [&str; 6] = ["", " ", ", ", ". ", "\n", "-"];
 /// Filler that adds a word, if possible one that nobody bans.
 const WORDS: [&str; 8] = [" a", " it", " so", " we", " 1", "a", " q7", " A"];
-/// Filler that begins or ends a sentence; the last ones without a word.
-const SENTENCES: [&str; 7] = [".", "!", " A.", " It.", " Q7!", " -.", " 1!"];
+/// Filler that begins or ends a sentence. None ends like an abbreviation or initial, after which no sentence
+/// could begin; the last ones begin one where the text itself ends like that.
+const SENTENCES: [&str; 9] = [".", "!", " It.", " A!", " Q7!", " -!", " 1!", "! It.", "! Q7!"];
 /// Filler that only makes the text longer.
 const PADDING: [&str; 9] = [" a", " it", " ", "a", "-", "q", "!", "\n", "e\u{301}"];
 
