@@ -229,6 +229,9 @@ impl Eval {
             "seconds": first.seconds,
             "rows": rows(first),
         });
+        if self.suite == Suite::Ifeval {
+            object["sentence_rule"] = eval::SENTENCE_RULE.into();
+        }
         for other in others {
             let (b, c, p) = paired(first, other, main);
             object[other.name] = json!({
@@ -260,6 +263,9 @@ impl Eval {
         for other in others {
             let (b, c, p) = paired(first, other, main);
             output::line(&format!("{main}: better on {b} rows, worse on {c}, p = {p:.2e} (exact McNemar)"))?;
+        }
+        if self.suite == Suite::Ifeval {
+            output::line(&format!("sentences are counted by rule: {}", eval::SENTENCE_RULE))?;
         }
         for arm in arms {
             eprintln!("truing: {} took {:.1} s", arm.name, arm.seconds);
