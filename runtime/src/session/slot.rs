@@ -298,6 +298,7 @@ impl<B> Slot<B> {
             constraint.rollback(1)?;
         }
         self.chain.rollback(1)?;
+        self.end_logprob = 0.0;
         self.matched(found)
     }
 
