@@ -38,6 +38,8 @@ pub enum ErrorKind {
     Backend,
     /// A bug in truing: an invariant did not hold.
     Internal,
+    /// A reward gave no usable number, or a model lacks what the reward needs.
+    Reward,
 }
 
 impl ErrorKind {
@@ -60,6 +62,7 @@ impl ErrorKind {
             Self::Cancelled => 14,
             Self::Backend => 15,
             Self::Internal => 16,
+            Self::Reward => 17,
         }
     }
 }

@@ -16,7 +16,9 @@ pub mod models;
 pub mod native;
 #[cfg(any(test, feature = "oracles"))]
 pub mod oracles;
+pub mod reward;
 pub mod sampling;
+pub mod search;
 pub mod session;
 pub mod template;
 pub mod token;

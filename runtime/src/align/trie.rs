@@ -18,6 +18,18 @@ pub trait TokenBytes: Send + Sync {
     fn eog_ids(&self) -> &[TokenId];
 }
 
+impl TokenBytes for crate::vocab::Vocab {
+    fn n_vocab(&self) -> usize {
+        self.len()
+    }
+    fn bytes(&self, id: TokenId) -> &[u8] {
+        self.token_bytes(id)
+    }
+    fn eog_ids(&self) -> &[TokenId] {
+        Self::eog_ids(self)
+    }
+}
+
 const NO_TOKEN: TokenId = TokenId::MAX;
 
 #[derive(Clone, Copy, Debug)]

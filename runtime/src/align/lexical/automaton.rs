@@ -70,6 +70,11 @@ pub struct WordingState {
 }
 
 impl WordingAutomaton {
+    /// Clauses met whatever follows, as bits: a word at the end may still become another one.
+    pub fn met_for_good(&self, state: WordingState) -> u64 {
+        state.met & self.all
+    }
+
     /// # Errors `BadProfile` for phrases that compare as empty; `TooComplex` beyond 64 clauses or the
     /// size limits; `Unsupported` for phrases with piled-up marks. What can be read but not satisfied is
     /// found by [`WordingAutomaton::gate`].
