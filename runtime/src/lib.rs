@@ -6,6 +6,7 @@ pub mod align;
 #[cfg(feature = "ggml")]
 pub mod backend;
 pub mod config;
+pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod gguf;

@@ -54,6 +54,16 @@ impl Backing {
     pub(crate) fn copy(bytes: &[u8]) -> Result<Self> {
         AlignedBuf::copy(bytes).map(Self::Owned)
     }
+
+    /// `len` bytes that `read` delivers from the front on: it gets an offset and where to put what lies there,
+    /// and says how much of it it has put.
+    /// # Errors  `OutOfMemory`; `Io` if `read` fails or delivers nothing.
+    pub(crate) fn read(
+        len: usize,
+        read: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<usize>,
+    ) -> Result<Self> {
+        AlignedBuf::read(len, read).map(Self::Owned)
+    }
 }
 
 impl Deref for Backing {
@@ -83,12 +93,45 @@ pub(crate) struct AlignedBuf {
     len: usize,
 }
 
+/// Lines that are read at once.
+const PART_LINES: usize = 1 << 14;
+
 impl AlignedBuf {
-    fn copy(bytes: &[u8]) -> Result<Self> {
+    fn room(len: usize) -> Result<Vec<Line>> {
         let mut lines = Vec::new();
-        lines.try_reserve_exact(bytes.len().div_ceil(64)).map_err(|e| {
-            Error::new(ErrorKind::OutOfMemory, format!("no room to copy {} bytes", bytes.len())).because(e)
+        lines.try_reserve_exact(len.div_ceil(64)).map_err(|e| {
+            Error::new(ErrorKind::OutOfMemory, format!("no room for {len} bytes of a model")).because(e)
         })?;
+        Ok(lines)
+    }
+
+    fn read(len: usize, read: &mut dyn FnMut(u64, &mut [u8]) -> std::io::Result<usize>) -> Result<Self> {
+        let mut lines = Self::room(len)?;
+        let mut part = vec![Line([0; 64]); PART_LINES];
+        let mut at = 0;
+        while at < len {
+            let n = (len - at).min(PART_LINES * 64);
+            // SAFETY: lines are arrays of bytes without padding, and there are `PART_LINES` of them.
+            let to = unsafe { std::slice::from_raw_parts_mut(part.as_mut_ptr().cast::<u8>(), n) };
+            let mut done = 0;
+            while done < n {
+                let offset = (at + done) as u64;
+                let got = read(offset, &mut to[done..])
+                    .map_err(|e| io("cannot read the model", e).at(format!("offset {offset}")))?;
+                if got == 0 || got > n - done {
+                    let message = format!("expected up to {} bytes, found {got}", n - done);
+                    return Err(Error::new(ErrorKind::Io, message).at(format!("offset {offset}")));
+                }
+                done += got;
+            }
+            lines.extend_from_slice(&part[..n.div_ceil(64)]);
+            at += n;
+        }
+        Ok(Self { lines, len })
+    }
+
+    fn copy(bytes: &[u8]) -> Result<Self> {
+        let mut lines = Self::room(bytes.len())?;
         lines.extend(bytes.chunks(64).map(|chunk| {
             let mut line = Line([0; 64]);
             line.0[..chunk.len()].copy_from_slice(chunk);
@@ -104,7 +147,7 @@ impl Deref for AlignedBuf {
     fn deref(&self) -> &[u8] {
         // SAFETY: `lines` holds ceil(len / 64) initialised lines of 64 bytes without padding (`repr(C)`, size
         // equal to alignment), so `len` bytes from its start are one initialised allocation; the buffer is
-        // never written after `copy`.
+        // never written after it was made.
         unsafe { std::slice::from_raw_parts(self.lines.as_ptr().cast(), self.len) }
     }
 }
@@ -121,5 +164,27 @@ mod tests {
             assert_eq!(&*buf, &bytes[..]);
             assert_eq!(buf.as_ptr() as usize % 64, 0);
         }
+    }
+
+    #[test]
+    fn what_a_reader_delivers_bit_by_bit_is_put_together() {
+        let bytes: Vec<u8> = (0..PART_LINES * 64 + 777).map(|i| (i * 7 % 251) as u8).collect();
+        let mut calls = 0;
+        let mut read = |offset: u64, to: &mut [u8]| {
+            calls += 1;
+            let n = to.len().min(100_000);
+            to[..n].copy_from_slice(&bytes[offset as usize..][..n]);
+            Ok(n)
+        };
+        let buf = Backing::read(bytes.len(), &mut read).unwrap();
+        assert!(*buf == bytes[..]);
+        assert!(Backing::read(0, &mut read).unwrap().is_empty());
+        assert!(calls > 2);
+        let refused = |len, n| Backing::read(len, &mut |_, _| Ok(n)).map(|_| ()).unwrap_err();
+        assert_eq!(refused(10, 0).kind(), ErrorKind::Io);
+        assert_eq!(refused(10, 11).kind(), ErrorKind::Io);
+        assert_eq!(refused(isize::MAX as usize, 0).kind(), ErrorKind::OutOfMemory);
+        let broken = Backing::read(10, &mut |_, _| Err(std::io::Error::other("gone"))).map(|_| ());
+        assert!(broken.unwrap_err().to_string().contains("gone"));
     }
 }

@@ -82,6 +82,20 @@ impl GgufFile {
         Self::from_backing(name, Backing::copy(bytes)?, 0, bytes.len())
     }
 
+    /// Reads a whole model of `len` bytes through `read`, which gets an offset and where to put what lies there,
+    /// and says how many bytes of it it has put. All of it is kept in memory; `name` stands for the file in messages.
+    /// # Errors  As [`open`](Self::open); `OutOfMemory`; `Io` if `read` fails or delivers nothing.
+    pub fn from_reader(
+        name: &str,
+        len: u64,
+        mut read: impl FnMut(u64, &mut [u8]) -> std::io::Result<usize>,
+    ) -> Result<Self> {
+        let len = usize::try_from(len)
+            .map_err(|e| Error::new(ErrorKind::OutOfMemory, format!("{len} bytes")).because(e).at(name))?;
+        let backing = Backing::read(len, &mut read).map_err(|e| e.at(name))?;
+        Self::from_backing(name, backing, 0, len)
+    }
+
     /// Maps `len` bytes at `offset` of an open file, as they come from a package or an asset; `name` stands
     /// for the file in messages. Weights are used in place, so `offset` must be a multiple of 4.
     /// # Errors  As [`open`](Self::open); `InvalidArgument` for another `offset`.

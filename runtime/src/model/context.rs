@@ -118,6 +118,11 @@ impl Context {
         self.cancel.clone()
     }
 
+    /// Listens to `flag` from now on: the one who asks for the next batches may be another.
+    pub fn set_cancel_flag(&mut self, flag: CancelFlag) {
+        self.cancel = flag;
+    }
+
     /// Pages in all, and pages free now; a page holds [`PAGE_TOKENS`](super::PAGE_TOKENS) tokens.
     pub fn pages(&mut self) -> (usize, usize) {
         self.collect();
@@ -152,6 +157,11 @@ impl Context {
         self.taps.extend_from_slice(layers);
         self.n_rows = 0;
         Ok(())
+    }
+
+    /// The layers set by [`Context::set_taps`].
+    pub fn taps(&self) -> &[u32] {
+        &self.taps
     }
 
     /// Number of rows of the last batch.

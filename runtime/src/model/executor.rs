@@ -5,9 +5,9 @@
 
 use crate::error::Result;
 use crate::token::TokenId;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Tokens in a key-value page. Small enough that a copy on write is cheap, large enough that a page table
 /// stays short.
@@ -49,24 +49,50 @@ pub struct StepOut {
     pub hidden: Vec<f32>,
 }
 
-/// A request to stop, safe to set from any thread. Clones share the flag.
+/// A request to stop, safe to set from any thread, and a moment at which it is set by itself. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub struct CancelFlag(Arc<AtomicBool>);
+pub struct CancelFlag(Arc<Stop>);
+
+#[derive(Debug, Default)]
+struct Stop {
+    asked: AtomicBool,
+    /// Nanoseconds since `epoch()`; 0: never.
+    deadline: AtomicU64,
+}
+
+/// The moment that deadlines are counted from.
+fn epoch() -> Instant {
+    static EPOCH: OnceLock<Instant> = OnceLock::new();
+    *EPOCH.get_or_init(Instant::now)
+}
 
 impl CancelFlag {
     /// Asks the running call to stop within one layer's time.
     pub fn cancel(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.asked.store(true, Ordering::Relaxed);
     }
 
-    /// Whether a stop was asked for.
+    /// Whether a stop was asked for, or the deadline has passed.
     pub fn is_cancelled(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.0.asked.load(Ordering::Relaxed) || self.is_late()
     }
 
-    /// Takes the request back.
+    /// Whether the deadline has passed.
+    pub fn is_late(&self) -> bool {
+        let deadline = self.0.deadline.load(Ordering::Relaxed);
+        deadline != 0 && epoch().elapsed().as_nanos() >= u128::from(deadline)
+    }
+
+    /// Stops the running call at `moment`; `None`: never.
+    pub fn set_deadline(&self, moment: Option<Instant>) {
+        let nanos = |m: Instant| u64::try_from(m.saturating_duration_since(epoch()).as_nanos());
+        let deadline = moment.map_or(0, |m| nanos(m).unwrap_or(0).max(1));
+        self.0.deadline.store(deadline, Ordering::Relaxed);
+    }
+
+    /// Takes the request back; a deadline stays.
     pub fn reset(&self) {
-        self.0.store(false, Ordering::Relaxed);
+        self.0.asked.store(false, Ordering::Relaxed);
     }
 }
 

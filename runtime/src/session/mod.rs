@@ -152,7 +152,7 @@ fn step<L: NextLogits>(
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<()> {
     if setting.cancel.is_cancelled() {
-        running.iter_mut().for_each(|s| s.finish(Finish::Cancelled));
+        running.iter_mut().for_each(|s| s.finish(stopped(&setting.cancel)));
     }
     let started = Instant::now();
     for slot in running.iter_mut().filter(|s| !s.is_done()) {
@@ -170,7 +170,7 @@ fn step<L: NextLogits>(
     match evaluated {
         Ok(()) => {}
         Err(e) if e.kind() == ErrorKind::Cancelled => {
-            running.iter_mut().for_each(|s| s.finish(Finish::Cancelled));
+            running.iter_mut().for_each(|s| s.finish(stopped(&setting.cancel)));
             return Ok(());
         }
         Err(e) => return Err(e),
@@ -185,6 +185,11 @@ fn step<L: NextLogits>(
         first += n_rows;
     }
     Ok(())
+}
+
+/// What a set flag means.
+fn stopped(cancel: &CancelFlag) -> Finish {
+    if cancel.is_late() { Finish::Deadline } else { Finish::Cancelled }
 }
 
 fn items<B>(running: &[Slot<B>]) -> heapless::Vec<BatchItem<'_, B>, MAX_PARALLEL> {

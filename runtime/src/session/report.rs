@@ -22,6 +22,8 @@ pub enum Finish {
     DeadEnd,
     /// The caller cancelled; the text so far stands.
     Cancelled,
+    /// The deadline passed; the text so far stands.
+    Deadline,
 }
 
 /// How the text relates to the model's own distribution (design, promise 2).

@@ -346,7 +346,7 @@ impl<B> Slot<B> {
 
     /// Passes released text on.
     pub fn show(&mut self, sink: &mut dyn FnMut(usize, Event<'_>)) {
-        if self.finish == Some(Finish::Cancelled) {
+        if matches!(self.finish, Some(Finish::Cancelled | Finish::Deadline)) {
             self.outlet.finish();
         }
         if !self.outlet.released.is_empty() {

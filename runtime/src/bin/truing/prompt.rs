@@ -1,17 +1,17 @@
-//! From prompt arguments to token ids: the chat template, and text that can never become a control token.
+//! From prompt arguments to token ids. What a vocabulary cannot write is told.
 
 use crate::args::{self, PromptArgs};
 use anyhow::Result;
 use truing::TokenId;
+use truing::engine::prompt;
 use truing::model::Model;
-use truing::template::{self, ChatTemplate, Message, Piece, Prompt, RenderOptions};
+use truing::template::{ChatTemplate, Message, RenderOptions};
 use truing::vocab::Tokens;
 
 /// The tokens of one request: `text` as the user's turn, or as it is with `--raw`.
 pub fn tokens(model: &Model, args: &PromptArgs, text: &str) -> Result<Vec<TokenId>> {
     if args.raw {
-        let prompt = if args.parse_special { Prompt::with_control(text) } else { Prompt::plain(text) };
-        return prompt_tokens(model, &prompt);
+        return Ok(told(prompt::raw(model, text, args.parse_special)?));
     }
     let system = args.system.iter().map(|system| Message::new("system", system));
     let messages: Vec<Message> = system.chain([Message::new("user", text)]).collect();
@@ -26,20 +26,12 @@ pub fn chat_tokens(
     messages: &[Message],
     parse_special: bool,
 ) -> Result<Vec<TokenId>> {
-    let prompt = template.prompt(messages, &RenderOptions::default())?;
-    match parse_special {
-        false => prompt_tokens(model, &prompt),
-        true => {
-            let text: String = prompt.pieces().iter().map(Piece::text).collect();
-            prompt_tokens(model, &Prompt::with_control(&text))
-        }
-    }
+    Ok(told(prompt::chat(model, template, messages, &RenderOptions::default(), parse_special)?))
 }
 
-fn prompt_tokens(model: &Model, prompt: &Prompt) -> Result<Vec<TokenId>> {
-    let tokens = prompt.tokenize(model.vocab())?;
+fn told(tokens: Tokens) -> Vec<TokenId> {
     warn_of_loss(&tokens);
-    Ok(tokens.ids)
+    tokens.ids
 }
 
 /// Says so when the vocabulary cannot write a part of the text.
@@ -55,11 +47,6 @@ pub fn warn_of_loss(tokens: &Tokens) {
 
 /// The model's chat template, or the one given.
 pub fn template(model: &Model, args: &PromptArgs) -> Result<ChatTemplate> {
-    let vocab = model.vocab();
-    let text = |id: Option<TokenId>| id.map(|id| vocab.token_text(id).into_owned()).unwrap_or_default();
-    let (bos, eos) = (text(vocab.bos()), text(vocab.eos()));
-    match &args.chat_template {
-        Some(path) => Ok(ChatTemplate::new(&args::read_text(path)?, &bos, &eos)?),
-        None => Ok(template::detect_default(model.template()?, &bos, &eos)?),
-    }
+    let given = args.chat_template.as_deref().map(args::read_text).transpose()?;
+    Ok(prompt::template(model, given.as_deref())?)
 }

@@ -11,13 +11,11 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use truing::TokenId;
 use truing::config::{Method, Mode, Profile};
-use truing::model::{Branch, Context, Model};
-use truing::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use truing::session::{
-    self, AlignPlan, Aligned, Event, Finish, MAX_PARALLEL, Outcome, Request, Setting, Source,
-};
+use truing::engine::{self, Job, Settings};
+use truing::model::{Context, Model};
+use truing::sampling::{NextLogits, SamplingParams};
+use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
 
 /// Complete a prompt.
 #[derive(Debug, Args)]
@@ -74,27 +72,14 @@ struct Row {
     stop: Option<Vec<String>>,
 }
 
-/// A prompt's tokens with the settings of its answer.
-struct Job {
-    id: Value,
-    tokens: Vec<TokenId>,
-    sampling: SamplingParams,
-    limits: session::Limits,
-    aligned: Aligned,
-}
-
 /// What all answers share: the settings of profile and flags.
-struct Settings {
-    sampling: SamplingParams,
-    limits: session::Limits,
+struct Asked {
+    settings: Settings,
     prompt: PromptArgs,
-    plan: Option<AlignPlan>,
-    /// Texts side by side, for a search.
-    beams: Option<usize>,
     n_ctx: usize,
 }
 
-impl Settings {
+impl Asked {
     fn new(args: &Generate, model: &Arc<Model>) -> Result<Self> {
         let (profile, asked) = args.constraints.resolve()?;
         let mut prompt = args.prompt.clone();
@@ -102,114 +87,19 @@ impl Settings {
         if profile.constraints.mode() != Mode::Mask {
             args.refuse_truncation()?;
         }
-        let plan = match asked.is_empty() {
-            true => None,
-            false => AlignPlan::new(&profile.constraints, asked, &session::lexicon(model))?,
-        };
-        Ok(Self {
-            sampling: args.sampling.params(&profile)?,
-            limits: args.limits.limits(&profile),
-            prompt,
-            beams: args.beams(&profile, plan.is_some())?,
-            plan,
-            n_ctx: args.model.run.n_ctx(model),
-        })
+        let beams = args.beams(&profile, !asked.is_empty())?;
+        let sampling = args.sampling.params(&profile)?;
+        let mut settings = Settings::new(&profile, asked, || session::lexicon(model))?;
+        settings.sampling = sampling;
+        settings.limits = args.limits.limits(&profile);
+        settings.beams = beams;
+        Ok(Self { settings, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
 
-    /// The plan, if texts come whole: drawn from the conditioned law, or searched.
-    fn whole(&self) -> Option<(&AlignPlan, Option<usize>)> {
-        let plan = self.plan.as_ref().filter(|plan| self.beams.is_some() || plan.mode() != Mode::Mask)?;
-        Some((plan, self.beams))
-    }
-
-    /// Branches a context needs room for.
-    fn n_branches(&self, n: usize) -> usize {
-        match self.whole() {
-            Some((_, Some(beams))) => 2 * beams + 1,
-            Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
-            None => n,
-        }
-    }
-
-    fn aligned(&self, n_prompt: usize, limits: &session::Limits) -> Result<Aligned> {
-        let room = self.n_ctx.saturating_sub(n_prompt);
-        match &self.plan {
-            Some(plan) => Ok(plan.aligned(limits.max_tokens.unwrap_or(usize::MAX).min(room))?),
-            None => Ok(Aligned::default()),
-        }
-    }
-
-    fn job(
-        &self,
-        id: Value,
-        tokens: Vec<TokenId>,
-        sampling: SamplingParams,
-        limits: session::Limits,
-    ) -> Result<Job> {
-        let aligned = self.aligned(tokens.len(), &limits)?;
-        Ok(Job { id, tokens, sampling, limits, aligned })
-    }
-}
-
-/// Branches that exact sampling keeps, and the prompt's.
-const EXACT_BRANCHES: usize = 10;
-
-fn setting<'a>(model: &'a Arc<Model>, context: &Context, n_parallel: usize) -> Setting<'a> {
-    Setting {
-        vocab: model.vocab(),
-        n_ctx: context.n_ctx(),
-        n_parallel,
-        cancel: context.cancel_flag(),
-        model_id: model.id().to_owned(),
-    }
-}
-
-fn source(context: &mut Context, job: Job) -> Result<Source<Branch>> {
-    Ok(Source {
-        branch: context.root()?,
-        tokens: job.tokens,
-        temperature: job.sampling.temperature,
-        max_tokens: job.limits.max_tokens.unwrap_or(usize::MAX),
-    })
-}
-
-/// A text for each job, searched or drawn from the conditioned law; jobs in a row with the same prompt share
-/// their draws' work.
-fn all_whole(
-    model: &Arc<Model>,
-    context: &mut Context,
-    (plan, beams): (&AlignPlan, Option<usize>),
-    jobs: Vec<Job>,
-    sink: &mut dyn FnMut(usize, Event<'_>),
-) -> Result<Vec<Outcome>> {
-    interrupt::on_ctrl_c(context.cancel_flag())?;
-    let setting = setting(model, context, 1);
-    let mut outcomes = Vec::with_capacity(jobs.len());
-    let mut jobs = jobs.into_iter().peekable();
-    while let Some(job) = jobs.next() {
-        let from = outcomes.len();
-        let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
-        if let Some(n) = beams {
-            let source = source(context, job)?;
-            outcomes.push(session::beam(context, &setting, plan, source, n, &mut |e| numbered(0, e))?);
-            continue;
-        }
-        let mut seeds = vec![job.sampling.seed];
-        while let Some(next) = jobs.next_if(|next| next.is_like(&job)) {
-            seeds.push(next.sampling.seed);
-        }
-        let source = source(context, job)?;
-        outcomes.extend(session::draw(context, &setting, plan, source, &seeds, &mut numbered)?);
-    }
-    Ok(outcomes)
-}
-
-impl Job {
-    /// Whether another job differs in its seed only.
-    fn is_like(&self, other: &Self) -> bool {
-        self.tokens == other.tokens
-            && self.sampling.temperature == other.sampling.temperature
-            && self.limits.max_tokens == other.limits.max_tokens
+    /// The text as the user's turn, answered as all are.
+    fn job(&self, model: &Model, text: &str) -> Result<Job> {
+        let tokens = prompt::tokens(model, &self.prompt, text)?;
+        Ok(self.settings.job(tokens, self.n_ctx)?)
     }
 }
 
@@ -263,17 +153,13 @@ impl Generate {
         let text = self.prompt.text()?;
         let started = Instant::now();
         let model = self.model.open()?;
-        let settings = Settings::new(self, &model)?;
-        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
-        let job = settings.job(Value::Null, tokens, settings.sampling.clone(), settings.limits.clone())?;
-        let mut context = self.model.run.context(&model, settings.n_branches(1))?;
+        let asked = Asked::new(self, &model)?;
+        let job = asked.job(&model, &text)?;
+        let mut context = self.model.run.context(&model, asked.settings.n_branches(1))?;
         let load_s = started.elapsed().as_secs_f64();
         let mut printing = Printing::new(context.cancel_flag());
         let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
-        let outcomes = match settings.whole() {
-            Some(plan) => all_whole(&model, &mut context, plan, vec![job], &mut sink)?,
-            None => self.answer(&model, &mut context, vec![job], 1, &mut sink)?,
-        };
+        let outcomes = answer(&model, &mut context, &asked.settings, vec![job], 1, &mut sink)?;
         printing.result()?;
         finish(&outcomes)
     }
@@ -297,29 +183,29 @@ impl Generate {
     fn run_samples(&self, n: u32) -> Result<()> {
         let text = self.prompt.text()?;
         let model = self.model.open()?;
-        let settings = Settings::new(self, &model)?;
-        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
-        let sampling = &settings.sampling;
+        let asked = Asked::new(self, &model)?;
+        let tokens = prompt::tokens(&model, &asked.prompt, &text)?;
+        let Settings { sampling, limits, .. } = &asked.settings;
         let jobs = (0..u64::from(n)).map(|i| {
             let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
-            settings.job(i.into(), tokens.clone(), sampling, settings.limits.clone())
+            let job = asked.settings.job_with(tokens.clone(), sampling, limits.clone(), asked.n_ctx)?;
+            Ok((i.into(), job))
         });
-        self.run_jobs(&model, &settings, jobs.collect::<Result<_>>()?)
+        self.run_jobs(&model, &asked.settings, jobs.collect::<Result<_>>()?)
     }
 
     fn run_distortion(&self, k: u32) -> Result<()> {
         let text = self.prompt.text()?;
         let model = self.model.open()?;
-        let settings = Settings::new(self, &model)?;
-        let Some(plan) = &settings.plan else {
+        let asked = Asked::new(self, &model)?;
+        let Some(plan) = asked.settings.plan() else {
             return Err(BadUsage("--distortion: expected a constraint to measure, found none".into()).into());
         };
-        let tokens = prompt::tokens(&model, &settings.prompt, &text)?;
-        let job = settings.job(Value::Null, tokens, settings.sampling.clone(), settings.limits.clone())?;
+        let job = asked.job(&model, &text)?;
         let mut context = self.model.run.context(&model, k as usize + 2)?;
-        let setting = setting(&model, &context, 1);
+        let setting = engine::setting(&model, &context, 1);
         let seed = job.sampling.seed;
-        let source = source(&mut context, job)?;
+        let source = job.into_source(context.root()?);
         let measured = session::distortion(&mut context, &setting, plan, source, k as usize, seed)?;
         let Some(d) = measured else { bail!("every masked draw met a dead end: nothing can be measured") };
         match self.json {
@@ -342,16 +228,16 @@ impl Generate {
     fn run_batch(&self, path: &std::path::Path) -> Result<()> {
         let rows = read_rows(path)?;
         let model = self.model.open()?;
-        let settings = Settings::new(self, &model)?;
-        let jobs = rows.into_iter().map(|row| row_job(&model, row, &settings)).collect::<Result<_>>()?;
-        self.run_jobs(&model, &settings, jobs)
+        let asked = Asked::new(self, &model)?;
+        let jobs = rows.into_iter().map(|row| row_job(&model, row, &asked)).collect::<Result<_>>()?;
+        self.run_jobs(&model, &asked.settings, jobs)
     }
 
     /// Answers many jobs together and prints a line for each, in order.
-    fn run_jobs(&self, model: &Arc<Model>, settings: &Settings, jobs: Vec<Job>) -> Result<()> {
+    fn run_jobs(&self, model: &Arc<Model>, settings: &Settings, jobs: Vec<(Value, Job)>) -> Result<()> {
         let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
         let mut context = self.model.run.context(model, settings.n_branches(n_parallel + 1))?;
-        let ids: Vec<Value> = jobs.iter().map(|job| job.id.clone()).collect();
+        let (ids, jobs): (Vec<Value>, Vec<Job>) = jobs.into_iter().unzip();
         let mut printer =
             Printer { ids, waiting: Vec::new(), next: 0, printing: Printing::new(context.cancel_flag()) };
         let mut sink = |i: usize, event: Event<'_>| {
@@ -359,77 +245,37 @@ impl Generate {
                 printer.done(i, outcome);
             }
         };
-        let outcomes = match settings.whole() {
-            Some(plan) => all_whole(model, &mut context, plan, jobs, &mut sink)?,
-            None => self.answer(model, &mut context, jobs, n_parallel, &mut sink)?,
-        };
+        let outcomes = answer(model, &mut context, settings, jobs, n_parallel, &mut sink)?;
         printer.printing.result()?;
         finish(&outcomes)
     }
-
-    /// Runs the jobs; a prompt they all share is evaluated once.
-    fn answer(
-        &self,
-        model: &Arc<Model>,
-        context: &mut Context,
-        jobs: Vec<Job>,
-        n_parallel: usize,
-        sink: &mut dyn FnMut(usize, Event<'_>),
-    ) -> Result<Vec<Outcome>> {
-        let cancel = context.cancel_flag();
-        interrupt::on_ctrl_c(cancel.clone())?;
-        let n_ctx = context.n_ctx();
-        let shared = shared_prefix(&jobs);
-        let trunk = context.root()?;
-        if shared > 0 && shared < n_ctx {
-            context.eval(&[BatchItem {
-                branch: &trunk,
-                tokens: &jobs[0].tokens[..shared],
-                want: Want::Nothing,
-            }])?;
-        }
-        let mut requests = Vec::with_capacity(jobs.len());
-        for job in jobs {
-            let branch = context.fork(&trunk)?;
-            let tokens = job.tokens[shared.min(job.tokens.len())..].to_vec();
-            requests.push(Request {
-                branch,
-                tokens,
-                sampling: job.sampling,
-                limits: job.limits,
-                keep_branch: false,
-                aligned: job.aligned,
-            });
-        }
-        let setting = setting(model, context, n_parallel);
-        let done = session::run(context, &setting, requests, sink)?;
-        Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
-    }
 }
 
-fn row_job(model: &Arc<Model>, row: Row, settings: &Settings) -> Result<Job> {
-    let mut prompt = settings.prompt.clone();
+/// Runs the jobs; Ctrl-C stops them.
+fn answer(
+    model: &Model,
+    context: &mut Context,
+    settings: &Settings,
+    jobs: Vec<Job>,
+    n_parallel: usize,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    interrupt::on_ctrl_c(context.cancel_flag())?;
+    Ok(engine::run(model, context, settings, jobs, n_parallel, sink)?)
+}
+
+fn row_job(model: &Model, row: Row, asked: &Asked) -> Result<(Value, Job)> {
+    let mut prompt = asked.prompt.clone();
     prompt.system = row.system.or(prompt.system);
     let place = || format!("row {}", row.id);
     let tokens = prompt::tokens(model, &prompt, &row.prompt).with_context(place)?;
-    let mut sampling = settings.sampling.clone();
+    let (mut sampling, mut limits) = (asked.settings.sampling.clone(), asked.settings.limits.clone());
     sampling.temperature = row.temperature.unwrap_or(sampling.temperature);
     sampling.seed = row.seed.unwrap_or(sampling.seed);
-    let mut limits = settings.limits.clone();
     limits.max_tokens = row.max_tokens.or(limits.max_tokens);
     limits.stop = row.stop.unwrap_or(limits.stop);
-    settings.job(row.id.clone(), tokens, sampling, limits).with_context(place)
-}
-
-/// Length of the prefix that all of several prompts share, leaving each at least its last token.
-fn shared_prefix(jobs: &[Job]) -> usize {
-    let [first, rest @ ..] = jobs else { return 0 };
-    if rest.is_empty() {
-        return 0;
-    }
-    let common = |other: &Job| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
-    let shortest = jobs.iter().map(|job| job.tokens.len().saturating_sub(1)).min().unwrap_or(0);
-    rest.iter().map(common).min().unwrap_or(0).min(shortest)
+    let job = asked.settings.job_with(tokens, sampling, limits, asked.n_ctx).with_context(place)?;
+    Ok((row.id, job))
 }
 
 /// Prints finished answers in the order of their jobs, each as soon as all before it are there.

@@ -11,9 +11,10 @@ use std::sync::Arc;
 use truing::TokenId;
 use truing::align::{Constraints, Lexicon};
 use truing::config::Profile;
+use truing::engine::{self, Sequence, Settings};
 use truing::model::{Branch, CancelFlag, Context, Model};
-use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, AlignPlan, Event, Limits, Outcome, Request, Setting};
+use truing::sampling::NextLogits;
+use truing::session::{self, Event, Limits, Outcome, Setting};
 use truing::template::{ChatTemplate, Message};
 
 /// One message, as saved.
@@ -35,16 +36,12 @@ struct Saved {
 pub struct Conversation {
     model: Arc<Model>,
     context: Context,
-    branch: Branch,
-    /// The tokens that `branch` holds.
-    held: Vec<TokenId>,
+    sequence: Sequence<Branch>,
     template: ChatTemplate,
     turns: Vec<Turn>,
     system: Option<String>,
-    sampling: SamplingParams,
-    limits: Limits,
+    settings: Settings,
     parse_special: bool,
-    plan: Option<AlignPlan>,
     lexicon: Option<Arc<Lexicon>>,
     /// Show rates after each answer.
     pub stats: bool,
@@ -60,19 +57,18 @@ impl Conversation {
         limits: Limits,
     ) -> Result<Self> {
         let template = prompt::template(&model, prompt)?;
-        let branch = context.root()?;
+        let n_ctx = context.n_ctx();
+        let sequence = Sequence::new(&mut context, n_ctx)?;
+        let sampling = sampling.params(&Profile::default())?;
         Ok(Self {
+            settings: Settings::plain(sampling, limits),
             model,
             context,
-            branch,
-            held: Vec::new(),
+            sequence,
             template,
             turns: Vec::new(),
             system: prompt.system.clone(),
-            sampling: sampling.params(&Profile::default())?,
-            plan: None,
             lexicon: None,
-            limits,
             parse_special: prompt.parse_special,
             stats: false,
         })
@@ -117,20 +113,19 @@ impl Conversation {
     pub fn apply(&mut self, profile: &Profile, asked: Constraints, sampling: &SamplingArgs) -> Result<()> {
         let params = sampling.params(profile)?;
         params.validate(self.context.n_vocab())?;
-        self.plan = match asked.is_empty() {
-            true => None,
-            false => {
-                let lexicon = self.lexicon.get_or_insert_with(|| session::lexicon(&self.model));
-                AlignPlan::new(&profile.constraints, asked, lexicon)?
-            }
-        };
+        let Self { lexicon, model, .. } = self;
+        let lexicon = || Arc::clone(lexicon.get_or_insert_with(|| session::lexicon(model)));
+        let mut settings = Settings::new(profile, asked, lexicon)?;
+        settings.sampling = params;
+        settings.limits = self.settings.limits.clone();
+        self.settings = settings;
         if let Some(system) = profile.prompt.system.clone().filter(|_| self.system.is_none()) {
             self.set_system(system);
         }
-        self.sampling = params;
-        self.limits.max_tokens = profile.limits.max_tokens.or(self.limits.max_tokens);
+        let limits = &mut self.settings.limits;
+        limits.max_tokens = profile.limits.max_tokens.or(limits.max_tokens);
         if !profile.limits.stop.is_empty() {
-            self.limits.stop.clone_from(&profile.limits.stop);
+            limits.stop.clone_from(&profile.limits.stop);
         }
         Ok(())
     }
@@ -169,7 +164,7 @@ impl Conversation {
         let Some(last) = self.turns.pop_if(|t| t.role == "assistant") else {
             bail!("/regen: there is no answer yet");
         };
-        self.sampling.seed = self.sampling.seed.wrapping_add(1);
+        self.settings.sampling.seed = self.settings.sampling.seed.wrapping_add(1);
         let answered = self.answer();
         if answered.is_err() {
             self.turns.push(last);
@@ -179,52 +174,20 @@ impl Conversation {
 
     fn answer(&mut self) -> Result<Outcome> {
         let tokens = self.fitting_prompt()?;
-        let shared = self.held.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-        let keep = shared.min(tokens.len().saturating_sub(1));
-        let room = self
-            .limits
-            .max_tokens
-            .unwrap_or(usize::MAX)
-            .min(self.context.n_ctx().saturating_sub(tokens.len()));
-        let aligned = self.plan.as_ref().map(|plan| plan.aligned(room)).transpose()?.unwrap_or_default();
-        self.context.truncate(&self.branch, keep)?;
-        self.held.clear(); // until the answer is there, `branch` is a new one
+        let n_ctx = self.context.n_ctx();
+        let job = self.settings.job(tokens, n_ctx)?;
+        self.sequence.set(&mut self.context, &job.tokens)?;
         self.context.cancel_flag().reset();
-        let branch = std::mem::replace(&mut self.branch, self.context.root()?);
-        let request = Request {
-            branch,
-            tokens: tokens[keep..].to_vec(),
-            sampling: self.sampling.clone(),
-            limits: self.limits.clone(),
-            keep_branch: true,
-            aligned,
-        };
-        let setting = Setting {
-            vocab: self.model.vocab(),
-            n_ctx: self.context.n_ctx(),
-            n_parallel: 1,
-            cancel: self.context.cancel_flag(),
-            model_id: String::new(),
-        };
+        let setting = Setting { model_id: String::new(), ..engine::setting(&self.model, &self.context, 1) };
         let mut printing = Printing::new(self.context.cancel_flag());
-        let mut sink = |_: usize, event: Event<'_>| {
+        let mut sink = |event: Event<'_>| {
             if let Event::Text(text) = event {
                 printing.attempt(|| output::text(text));
             }
         };
-        let done = session::run(&mut self.context, &setting, vec![request], &mut sink);
-        let Some((Some(branch), outcome)) = done?.pop() else { bail!("the answer got lost") };
-        self.take(branch, tokens, &outcome);
-        printing.result().map(|()| outcome)
-    }
-
-    /// Keeps what the branch holds now, and the answer.
-    fn take(&mut self, branch: Branch, tokens: Vec<TokenId>, outcome: &Outcome) {
-        self.held = tokens;
-        self.held.extend(&outcome.ids);
-        self.held.truncate(self.context.len(&branch));
-        self.branch = branch;
+        let outcome = self.sequence.stream(&mut self.context, &setting, job, &mut sink)?;
         self.turns.push(Turn { role: "assistant".into(), content: outcome.text.clone() });
+        printing.result().map(|()| outcome)
     }
 
     /// The conversation's tokens; the oldest turns are left out until a quarter of the context is free.

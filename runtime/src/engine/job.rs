@@ -1,0 +1,142 @@
+//! Answering prompts under settings, many in one context.
+
+use super::Settings;
+use crate::error::Result;
+use crate::model::{Branch, Context, Model};
+use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
+use crate::session::{self, AlignPlan, Aligned, Event, Limits, Outcome, Request, Setting, Source};
+use crate::token::TokenId;
+
+/// A prompt's tokens with the settings of its answer.
+#[derive(Debug)]
+pub struct Job {
+    /// The prompt.
+    pub tokens: Vec<TokenId>,
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub limits: Limits,
+    /// What the text must satisfy.
+    pub aligned: Aligned,
+}
+
+impl Job {
+    /// Whether another job differs in its seed only.
+    fn is_like(&self, other: &Self) -> bool {
+        self.tokens == other.tokens
+            && self.sampling.temperature == other.sampling.temperature
+            && self.limits.max_tokens == other.limits.max_tokens
+    }
+
+    /// The job as exact sampling and search take it, on a branch that holds the start of the prompt.
+    pub fn into_source<B>(self, branch: B) -> Source<B> {
+        Source {
+            branch,
+            tokens: self.tokens,
+            temperature: self.sampling.temperature,
+            max_tokens: self.limits.max_tokens.unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// What a run needs to know about its surroundings, at most `n_parallel` texts in a batch.
+pub fn setting<'a>(model: &'a Model, context: &Context, n_parallel: usize) -> Setting<'a> {
+    Setting {
+        vocab: model.vocab(),
+        n_ctx: context.n_ctx(),
+        n_parallel,
+        cancel: context.cancel_flag(),
+        model_id: model.id().to_owned(),
+    }
+}
+
+/// Answers every job, in order; at most `n_parallel` run together. A prompt that all share is evaluated once.
+/// `sink` gets the job's index and its events.
+/// # Errors  Those of [`session::run`], [`session::draw`] and [`session::beam`].
+pub fn run(
+    model: &Model,
+    context: &mut Context,
+    settings: &Settings,
+    jobs: Vec<Job>,
+    n_parallel: usize,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    match settings.whole() {
+        Some(plan) => whole(model, context, plan, jobs, sink),
+        None => streamed(model, context, jobs, n_parallel, sink),
+    }
+}
+
+/// A text for each job, searched or drawn from the conditioned law; jobs in a row with the same prompt share
+/// their draws' work.
+fn whole(
+    model: &Model,
+    context: &mut Context,
+    (plan, beams): (&AlignPlan, Option<usize>),
+    jobs: Vec<Job>,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    let setting = setting(model, context, 1);
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut jobs = jobs.into_iter().peekable();
+    while let Some(job) = jobs.next() {
+        let from = outcomes.len();
+        let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
+        if let Some(n) = beams {
+            let source = job.into_source(context.root()?);
+            outcomes.push(session::beam(context, &setting, plan, source, n, &mut |e| numbered(0, e))?);
+            continue;
+        }
+        let mut seeds = vec![job.sampling.seed];
+        while let Some(next) = jobs.next_if(|next| next.is_like(&job)) {
+            seeds.push(next.sampling.seed);
+        }
+        let source = job.into_source(context.root()?);
+        outcomes.extend(session::draw(context, &setting, plan, source, &seeds, &mut numbered)?);
+    }
+    Ok(outcomes)
+}
+
+/// Draws the jobs' texts token by token, together.
+fn streamed(
+    model: &Model,
+    context: &mut Context,
+    jobs: Vec<Job>,
+    n_parallel: usize,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    let shared = shared_prefix(&jobs);
+    let trunk = context.root()?;
+    if shared > 0 && shared < context.n_ctx() {
+        let tokens = &jobs[0].tokens[..shared];
+        context.eval(&[BatchItem { branch: &trunk, tokens, want: Want::Nothing }])?;
+    }
+    let requests =
+        jobs.into_iter().map(|job| request(context, &trunk, job, shared)).collect::<Result<_>>()?;
+    let setting = setting(model, context, n_parallel);
+    let done = session::run(context, &setting, requests, sink)?;
+    Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The request for a job whose first `shared` tokens `trunk` holds.
+fn request(context: &mut Context, trunk: &Branch, job: Job, shared: usize) -> Result<Request<Branch>> {
+    Ok(Request {
+        branch: context.fork(trunk)?,
+        tokens: job.tokens[shared.min(job.tokens.len())..].to_vec(),
+        sampling: job.sampling,
+        limits: job.limits,
+        keep_branch: false,
+        aligned: job.aligned,
+    })
+}
+
+/// Length of the prefix that all of several prompts share, leaving each at least its last token.
+fn shared_prefix(jobs: &[Job]) -> usize {
+    let [first, rest @ ..] = jobs else { return 0 };
+    if rest.is_empty() {
+        return 0;
+    }
+    let common = |other: &Job| first.tokens.iter().zip(&other.tokens).take_while(|(a, b)| a == b).count();
+    let shortest = jobs.iter().map(|job| job.tokens.len().saturating_sub(1)).min().unwrap_or(0);
+    rest.iter().map(common).min().unwrap_or(0).min(shortest)
+}

@@ -1,0 +1,21 @@
+//! From a profile and a prompt to text: what the command line and the C interface share.
+//!
+//! [`Settings`] is a profile made ready for one model; [`Settings::job`] puts it on a prompt; [`run`] answers many
+//! jobs in one context, by whatever way the settings ask for (sampled, searched, drawn exactly). [`Sequence`] is
+//! a branch that remembers its tokens: a conversation that evaluates only what is new. [`Adjusted`] lets a caller
+//! change logits, [`embed`] makes a vector of a text. [`prompt`] turns messages
+//! into tokens, keeping the user's text apart from control tokens. Nothing here decides anything of its own;
+//! cost beyond `session` is a copy of each prompt's tokens.
+
+mod adjusted;
+mod embed;
+mod job;
+pub mod prompt;
+mod sequence;
+mod settings;
+
+pub use adjusted::Adjusted;
+pub use embed::{Pooling, embed};
+pub use job::{Job, run, setting};
+pub use sequence::Sequence;
+pub use settings::Settings;

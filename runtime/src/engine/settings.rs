@@ -1,0 +1,111 @@
+//! A profile made ready for one model.
+
+use super::Job;
+use crate::align::{Constraints, Lexicon};
+use crate::config::{Method, Mode, Profile};
+use crate::error::{Error, ErrorKind, Result};
+use crate::sampling::SamplingParams;
+use crate::session::{AlignPlan, Aligned, Limits};
+use crate::token::TokenId;
+use std::sync::Arc;
+
+/// Branches that exact sampling keeps, and the prompt's.
+const EXACT_BRANCHES: usize = 10;
+
+/// What every answer under one profile shares.
+#[derive(Debug)]
+pub struct Settings {
+    /// How tokens are chosen.
+    pub sampling: SamplingParams,
+    /// When to end.
+    pub limits: Limits,
+    /// Texts side by side, for a search; needs a constraint that is masked.
+    pub beams: Option<usize>,
+    plan: Option<AlignPlan>,
+}
+
+impl Settings {
+    /// The settings that `profile` asks for. `asked`: its constraints, as built; `lexicon`: the vocabulary made
+    /// ready for constraints, asked for only if there are some.
+    /// # Errors  `BadProfile` for what cannot be combined; those of phrases and grammars.
+    pub fn new(
+        profile: &Profile,
+        asked: Constraints,
+        lexicon: impl FnOnce() -> Arc<Lexicon>,
+    ) -> Result<Self> {
+        let plan = match asked.is_empty() {
+            true => None,
+            false => AlignPlan::new(&profile.constraints, asked, &lexicon())?,
+        };
+        let is_search = profile.search.method == Method::Beam;
+        if is_search && plan.as_ref().is_none_or(|plan| plan.mode() != Mode::Mask) {
+            let message =
+                "search.method = \"beam\": expected a constraint with mode = \"mask\" to search under";
+            return Err(Error::new(ErrorKind::BadProfile, message));
+        }
+        Ok(Self {
+            sampling: profile.sampling.clone(),
+            limits: Limits {
+                max_tokens: profile.limits.max_tokens,
+                stop: profile.limits.stop.clone(),
+                ..Limits::default()
+            },
+            beams: is_search.then_some(profile.search.beams),
+            plan,
+        })
+    }
+
+    /// No constraints, no search.
+    pub fn plain(sampling: SamplingParams, limits: Limits) -> Self {
+        Self { sampling, limits, beams: None, plan: None }
+    }
+
+    /// The constraints, if there are some.
+    pub fn plan(&self) -> Option<&AlignPlan> {
+        self.plan.as_ref()
+    }
+
+    /// The plan, if texts come whole: drawn from the conditioned law, or searched with so many beams.
+    pub fn whole(&self) -> Option<(&AlignPlan, Option<usize>)> {
+        let plan = self.plan.as_ref().filter(|plan| self.beams.is_some() || plan.mode() != Mode::Mask)?;
+        Some((plan, self.beams))
+    }
+
+    /// Branches a context needs room for, when `n_parallel` texts are drawn together.
+    pub fn n_branches(&self, n_parallel: usize) -> usize {
+        match self.whole() {
+            Some((_, Some(beams))) => 2 * beams + 1,
+            Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
+            None => n_parallel,
+        }
+    }
+
+    /// What a text after `n_prompt` tokens must satisfy, in a context of `n_ctx`.
+    /// # Errors  `Unsatisfiable` if no text within the limits is known.
+    pub fn aligned(&self, n_prompt: usize, limits: &Limits, n_ctx: usize) -> Result<Aligned> {
+        let room = n_ctx.saturating_sub(n_prompt);
+        match &self.plan {
+            Some(plan) => plan.aligned(limits.max_tokens.unwrap_or(usize::MAX).min(room)),
+            None => Ok(Aligned::default()),
+        }
+    }
+
+    /// These settings on a prompt, in a context of `n_ctx` tokens.
+    /// # Errors  `Unsatisfiable` if no text within the limits is known.
+    pub fn job(&self, tokens: Vec<TokenId>, n_ctx: usize) -> Result<Job> {
+        self.job_with(tokens, self.sampling.clone(), self.limits.clone(), n_ctx)
+    }
+
+    /// As [`job`](Self::job) with other sampling and limits.
+    /// # Errors  As there.
+    pub fn job_with(
+        &self,
+        tokens: Vec<TokenId>,
+        sampling: SamplingParams,
+        limits: Limits,
+        n_ctx: usize,
+    ) -> Result<Job> {
+        let aligned = self.aligned(tokens.len(), &limits, n_ctx)?;
+        Ok(Job { tokens, sampling, limits, aligned })
+    }
+}
