@@ -40,6 +40,12 @@ pub enum ErrorKind {
     Internal,
     /// A reward gave no usable number, or a model lacks what the reward needs.
     Reward,
+    /// A probe or vector was made for another model, quantisation, template or set of adapters.
+    ProbeMismatch,
+    /// Too few examples for the false-alarm rate asked for.
+    CalibrationTooSmall,
+    /// No strength of a control vector helps enough for what it costs.
+    NoUsefulRegime,
 }
 
 impl ErrorKind {
@@ -63,6 +69,9 @@ impl ErrorKind {
             Self::Backend => 15,
             Self::Internal => 16,
             Self::Reward => 17,
+            Self::ProbeMismatch => 18,
+            Self::CalibrationTooSmall => 19,
+            Self::NoUsefulRegime => 20,
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod error;
 pub mod eval;
 pub mod gguf;
 pub mod grammar;
+pub mod guard;
 pub mod kernels;
 pub mod model;
 pub mod models;

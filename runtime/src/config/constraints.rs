@@ -344,7 +344,8 @@ impl ConstraintSection {
         }
     }
 
-    fn phrase(&self, entry: &PhraseEntry) -> Phrase {
+    /// The phrase of an entry, compared as this section says where the entry says nothing.
+    pub(crate) fn phrase(&self, entry: &PhraseEntry) -> Phrase {
         let (text, own) = match entry {
             PhraseEntry::Text(text) => (text, None),
             PhraseEntry::Detailed(p) => (&p.text, Some(p)),

@@ -2,11 +2,14 @@
 //! programs. Parsed once into validated types; a key that is not known is an error, never ignored.
 
 mod constraints;
+mod guard;
 
 pub use constraints::{
     ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
     LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, ToolEntry, shape,
 };
+
+pub use guard::{GuardAction, GuardKind, GuardSection, PrefillPolicy, Recovery};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::SamplingParams;
@@ -28,6 +31,8 @@ pub struct Profile {
     pub constraints: ConstraintSection,
     /// How texts are looked for.
     pub search: SearchSection,
+    /// What watches the answer as it is decoded.
+    pub guard: Vec<GuardSection>,
 }
 
 /// `[prompt]`
@@ -36,6 +41,10 @@ pub struct Profile {
 pub struct PromptSection {
     /// The system message.
     pub system: Option<String>,
+    /// First words of the answer.
+    pub prefill: Option<String>,
+    /// What becomes of them; `inspect` under guards, `trust` without.
+    pub prefill_policy: Option<PrefillPolicy>,
 }
 
 /// `[limits]`

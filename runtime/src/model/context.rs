@@ -375,6 +375,14 @@ impl NextLogits for Context {
     fn n_evals(&self) -> u64 {
         self.n_evals
     }
+
+    fn set_taps(&mut self, layers: &[u32]) -> Result<()> {
+        Self::set_taps(self, layers)
+    }
+
+    fn hidden(&self, tap: usize, row: usize) -> Option<&[f32]> {
+        Self::hidden(self, tap, row)
+    }
 }
 
 fn wanted_rows(item: &BatchItem<'_, Branch>) -> usize {

@@ -3,7 +3,7 @@
 //! Search, nudging, exact sampling, guards and the toy oracles of the test-suite all meet here, so
 //! that tests drive production code. No algorithm names a model.
 
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::token::TokenId;
 
 /// Which rows of a batch item the caller wants logits for.
@@ -63,4 +63,19 @@ pub trait NextLogits {
 
     /// Rows evaluated so far: one per token of every batch. The cost of a search is counted in these.
     fn n_evals(&self) -> u64;
+
+    /// Sets the layers whose hidden states the next evals keep, ascending; none: keep nothing.
+    /// # Errors `Unsupported` from a model that has none to show; `InvalidArgument` for layers it has not.
+    fn set_taps(&mut self, layers: &[u32]) -> Result<()> {
+        if layers.is_empty() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, "expected a model with hidden states, found one without"))
+    }
+
+    /// Hidden state at row `row` of the last eval: the residual stream after the `tap`th layer given to
+    /// [`NextLogits::set_taps`], `[n_embd]`. `None` if there is no such tap or row.
+    fn hidden(&self, _tap: usize, _row: usize) -> Option<&[f32]> {
+        None
+    }
 }

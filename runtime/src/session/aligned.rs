@@ -9,6 +9,7 @@
 use super::StopFilter;
 use crate::align::{Constraint, HoldBack, Judge, Match};
 use crate::error::Result;
+use crate::guard::Watch;
 use crate::token::{TokenId, TokenSet};
 use crate::vocab::Utf8Stream;
 use std::sync::Arc;
@@ -42,6 +43,10 @@ pub struct Aligned {
     pub pressure: f32,
     /// Judges the finished text, for the report.
     pub judge: Option<Arc<Judge>>,
+    /// What watches the answer as it is decoded.
+    pub watch: Option<Watch>,
+    /// Beginning of the answer that the caller gives and the guards judge. Not part of the text.
+    pub prefix: Vec<TokenId>,
 }
 
 impl std::fmt::Debug for Aligned {
@@ -170,6 +175,15 @@ impl Masks {
         Ok(())
     }
 
+    /// As [`Masks::cut`], without refusing anything anew.
+    pub fn cut_freely(&mut self, n: usize, len: usize) -> Result<()> {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.rollback(len - n)?;
+        }
+        self.refused.retain(|r| r.at <= n);
+        Ok(())
+    }
+
     /// Whether a phrase that begins at place `n` was already taken back to there.
     pub fn has_avoided(&self, n: usize) -> bool {
         self.refused.iter().any(|r| r.at == n && r.is_begin)
@@ -225,6 +239,7 @@ fn single(set: &TokenSet) -> Option<TokenId> {
 
 /// Turns token bytes into text that may be shown: whole characters, no beginning of an excluded phrase, no
 /// beginning of a stop string, in this order.
+#[derive(Clone)]
 pub(super) struct Outlet {
     utf8: Utf8Stream,
     bans: Option<Bans>,

@@ -78,6 +78,7 @@ pub fn beam<L: NextLogits>(
     let (n_prompt, best) = (search.n_prompt, search.best()?);
     let text = text_of(setting, &best.ids);
     let report = Report {
+        guard: None,
         finish: if best.is_ended { Finish::Eos } else { Finish::Length },
         stop: None,
         n_prompt,

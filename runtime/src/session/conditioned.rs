@@ -185,6 +185,7 @@ impl<'a, 'm, L: NextLogits> Drawing<'a, 'm, L> {
         let decode_s = started.elapsed().as_secs_f64();
         let text = text_of(setting, &ids);
         let report = Report {
+            guard: None,
             finish: Finish::Eos,
             stop: None,
             n_prompt: self.n_prompt,

@@ -22,11 +22,12 @@ pub use report::{Exactness, Finish, Report, Timings};
 pub use stop::StopFilter;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::Watch;
 use crate::model::CancelFlag;
-use crate::sampling::{BatchItem, NextLogits, SamplingParams};
+use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
 use crate::token::TokenId;
 use crate::vocab::Vocab;
-use slot::Slot;
+use slot::{Reading, Slot};
 use std::time::Instant;
 
 /// Most requests in one batch: beyond this a CPU is busy with arithmetic and gains nothing. Also the bound of
@@ -111,6 +112,27 @@ pub fn run<L: NextLogits>(
     requests: Vec<Request<L::Branch>>,
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<(Option<L::Branch>, Outcome)>> {
+    let mut taps: Vec<u32> =
+        requests.iter().filter_map(|r| r.aligned.watch.as_ref()).flat_map(Watch::layers).collect();
+    taps.sort_unstable();
+    taps.dedup();
+    if taps.is_empty() {
+        return run_all(lm, setting, requests, &taps, sink);
+    }
+    lm.set_taps(&taps)?;
+    let done = run_all(lm, setting, requests, &taps, sink);
+    lm.set_taps(&[])?;
+    done
+}
+
+/// As [`run`]; the model keeps the states of layers `taps`.
+fn run_all<L: NextLogits>(
+    lm: &mut L,
+    setting: &Setting<'_>,
+    requests: Vec<Request<L::Branch>>,
+    taps: &[u32],
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<(Option<L::Branch>, Outcome)>> {
     let n = requests.len();
     let mut waiting = Vec::with_capacity(n);
     for (i, request) in requests.into_iter().enumerate() {
@@ -126,12 +148,13 @@ pub fn run<L: NextLogits>(
             let Some(slot) = waiting.pop() else { break };
             running.push(slot);
         }
-        step(lm, setting, &mut running, sink)?;
+        step(lm, setting, &mut running, taps, sink)?;
         let mut i = 0;
         while i < running.len() {
             if running[i].is_done() {
                 let mut slot = running.remove(i);
                 slot.show(sink);
+                slot.cut_kept(lm)?;
                 let index = slot.index;
                 let done = slot.into_outcome(setting);
                 sink(index, Event::Done(&done.1));
@@ -149,6 +172,7 @@ fn step<L: NextLogits>(
     lm: &mut L,
     setting: &Setting<'_>,
     running: &mut [Slot<L::Branch>],
+    taps: &[u32],
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<()> {
     if setting.cancel.is_cancelled() {
@@ -159,6 +183,7 @@ fn step<L: NextLogits>(
         if let Some(len) = slot.cut.take() {
             lm.truncate(&slot.branch, len)?;
         }
+        slot.open_side(lm)?;
     }
     let evals_before = lm.n_evals();
     let items = items(running);
@@ -179,10 +204,18 @@ fn step<L: NextLogits>(
     let forward_s = started.elapsed().as_secs_f64() / share;
     let evals = lm.n_evals() - evals_before;
     let mut first = 0;
+    let mut side: usize = running.iter().filter(|s| !s.is_done()).map(Slot::n_rows).sum();
+    let lm = &*lm;
+    let state = |row: usize, layer: u32| taps.binary_search(&layer).ok().and_then(|tap| lm.hidden(tap, row));
     for slot in running.iter_mut().filter(|s| !s.is_done()) {
         let n_rows = slot.n_rows();
-        slot.take_step(|i| lm.row(first + i), forward_s, evals, setting, sink)?;
+        let of_row = |i: usize, layer: u32| state(first + i, layer);
+        let of_side = |layer: u32| state(side, layer);
+        let has_side = slot.side().is_some();
+        let reading = Reading { state: &of_row, header: has_side.then_some(&of_side) };
+        slot.take_step(|i| lm.row(first + i), reading, (forward_s, evals), setting, sink)?;
         first += n_rows;
+        side += usize::from(has_side);
     }
     Ok(())
 }
@@ -192,12 +225,15 @@ fn stopped(cancel: &CancelFlag) -> Finish {
     if cancel.is_late() { Finish::Deadline } else { Finish::Cancelled }
 }
 
-fn items<B>(running: &[Slot<B>]) -> heapless::Vec<BatchItem<'_, B>, MAX_PARALLEL> {
-    running.iter().filter(|s| !s.is_done()).map(Slot::item).collect()
+/// What the next forward pass evaluates: the requests' own branches, then the guards' side branches.
+fn items<B>(running: &[Slot<B>]) -> heapless::Vec<BatchItem<'_, B>, { 2 * MAX_PARALLEL }> {
+    let sides = running.iter().filter(|s| !s.is_done()).filter_map(Slot::side);
+    let sides = sides.map(|(branch, tokens)| BatchItem { branch, tokens, want: Want::Last });
+    running.iter().filter(|s| !s.is_done()).map(Slot::item).chain(sides).collect()
 }
 
 fn check_fits<L: NextLogits>(lm: &L, setting: &Setting<'_>, request: &Request<L::Branch>) -> Result<()> {
-    let have = lm.len(&request.branch) + request.tokens.len();
+    let have = lm.len(&request.branch) + request.tokens.len() + request.aligned.prefix.len();
     if request.tokens.is_empty() {
         return Err(Error::new(
             ErrorKind::InvalidArgument,

@@ -99,6 +99,7 @@ impl AlignPlan {
             bans: self.bans.clone(),
             pressure: self.pressure,
             judge: Some(Arc::clone(&self.judge)),
+            ..Aligned::default()
         })
     }
 

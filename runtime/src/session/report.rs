@@ -2,6 +2,7 @@
 
 use super::conditioned::ExactReport;
 use crate::align::Verdict;
+use crate::guard::GuardReport;
 use serde::Serialize;
 
 /// Why a generation ended.
@@ -24,6 +25,12 @@ pub enum Finish {
     Cancelled,
     /// The deadline passed; the text so far stands.
     Deadline,
+    /// A guard objected; the text ends with the refusal.
+    Refused,
+    /// A guard objected, and under the constraints there is no refusal to write.
+    RefusedUnderGrammar,
+    /// A guard objected and was to end the text.
+    Guarded,
 }
 
 /// How the text relates to the model's own distribution (design, promise 2).
@@ -88,6 +95,9 @@ pub struct Report {
     /// What the text did with each constraint.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub constraints: Option<Verdict>,
+    /// What guards did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub guard: Option<GuardReport>,
     /// The seed of the draws.
     pub seed: u64,
     /// Identity of the model file.

@@ -1,5 +1,7 @@
 //! One request while it runs: what to feed next, the text so far, when to end.
 
+mod guarded;
+
 use super::aligned::{MAX_BACKTRACKS, Masks, OnMatch, Outlet};
 use super::{Event, Exactness, Finish, Limits, Outcome, Report, Request, Setting, StopFilter, Timings};
 use crate::align::{Judge, Match};
@@ -7,8 +9,11 @@ use crate::error::Result;
 use crate::sampling::{BatchItem, Chain, DryBreakers, Extras, NextLogits, Sampled, SamplingParams, Want};
 use crate::token::TokenId;
 use crate::vocab::{Specials, Vocab};
+use guarded::Guarded;
 use std::sync::Arc;
 use std::time::Instant;
+
+pub(super) use guarded::Reading;
 
 /// Text and ids are reserved for this many tokens at most, so that `max_tokens` cannot be used to ask for
 /// all memory.
@@ -23,6 +28,8 @@ const MAX_FORCED: usize = 256;
 struct Mark {
     /// Raw bytes of the text before it.
     start: u64,
+    /// Bytes the outlet had released after it; kept only under guards.
+    released: usize,
     logprob: f64,
     log_z: f64,
 }
@@ -63,6 +70,11 @@ pub(super) struct Slot<B> {
     /// What to end with once the forced tokens were evaluated.
     ending: Option<Finish>,
     finish: Option<Finish>,
+    /// What watches the answer.
+    guarded: Option<Box<Guarded<B>>>,
+    /// Produced tokens that nothing may take back, and tokens that were fed between them and the next.
+    floor: usize,
+    n_inserted: usize,
 }
 
 impl<B> Slot<B> {
@@ -82,6 +94,8 @@ impl<B> Slot<B> {
         };
         let budget = request.limits.max_tokens.unwrap_or(usize::MAX).min(setting.n_ctx - n_prompt);
         let aligned = request.aligned;
+        let outlet = Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop));
+        let guarded = Guarded::new(aligned.watch, aligned.prefix, &outlet, reserved).map(Box::new);
         Ok(Self {
             index,
             branch: request.branch,
@@ -94,7 +108,7 @@ impl<B> Slot<B> {
             cut: None,
             chain,
             masks: Masks::new(aligned.constraint, aligned.pressure, lm.n_vocab(), forbidden, budget),
-            outlet: Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop)),
+            outlet,
             limits: request.limits,
             seed: request.sampling.seed,
             text: String::with_capacity(reserved * BYTES_PER_TOKEN),
@@ -110,18 +124,25 @@ impl<B> Slot<B> {
             timings: Timings::default(),
             ending: None,
             finish: None,
+            guarded,
+            floor: 0,
+            n_inserted: 0,
         })
     }
 
     /// What the next forward pass evaluates for this request.
     pub fn item(&self) -> BatchItem<'_, B> {
-        let want = if self.n_forced > 0 { Want::All } else { Want::Last };
+        let want = if self.wants_all() { Want::All } else { Want::Last };
         BatchItem { branch: &self.branch, tokens: &self.feed, want }
     }
 
     /// Rows the next forward pass gives for this request.
     pub fn n_rows(&self) -> usize {
-        if self.n_forced > 0 { self.feed.len() } else { 1 }
+        if self.wants_all() { self.feed.len() } else { 1 }
+    }
+
+    fn wants_all(&self) -> bool {
+        self.n_forced > 0 || self.guarded.as_ref().is_some_and(|g| g.is_reading_prefix())
     }
 
     pub fn is_done(&self) -> bool {
@@ -138,8 +159,8 @@ impl<B> Slot<B> {
     pub fn take_step<'r>(
         &mut self,
         row: impl Fn(usize) -> &'r [f32],
-        forward_s: f64,
-        n_evals: u64,
+        reading: Reading<'_, 'r>,
+        (forward_s, n_evals): (f64, u64),
         setting: &Setting<'_>,
         sink: &mut dyn FnMut(usize, Event<'_>),
     ) -> Result<()> {
@@ -147,7 +168,7 @@ impl<B> Slot<B> {
         self.n_evals += n_evals.min(self.feed.len() as u64);
         let first = self.ids.is_empty();
         *(if first { &mut self.timings.prefill_s } else { &mut self.timings.decode_s }) += forward_s;
-        self.step(row, setting)?;
+        self.step(row, reading, setting)?;
         let spent = started.elapsed().as_secs_f64();
         self.sampling_s += spent;
         self.timings.decode_s += spent;
@@ -155,13 +176,21 @@ impl<B> Slot<B> {
         Ok(())
     }
 
-    fn step<'r>(&mut self, row: impl Fn(usize) -> &'r [f32], setting: &Setting<'_>) -> Result<()> {
+    fn step<'r>(
+        &mut self,
+        row: impl Fn(usize) -> &'r [f32],
+        reading: Reading<'_, 'r>,
+        setting: &Setting<'_>,
+    ) -> Result<()> {
         if self.limits.max_tokens == Some(0) {
             self.finish(Finish::Length);
             return Ok(());
         }
         self.n_fed = self.ids.len();
         self.judge_forced(&row)?;
+        if self.guarded.is_some() && !self.consult(&row, reading, setting)? {
+            return Ok(());
+        }
         if let Some(why) = self.ending.take() {
             self.finish(why);
             return Ok(());
@@ -175,6 +204,7 @@ impl<B> Slot<B> {
         let Some(sampled) = self.choose(logits)? else { return self.leave_dead_end() };
         let mark = Mark {
             start: self.outlet.n_seen(),
+            released: 0,
             logprob: sampled.logprob.unwrap_or(0.0),
             log_z: sampled.log_z.unwrap_or(0.0),
         };
@@ -218,30 +248,31 @@ impl<B> Slot<B> {
     fn take_token(&mut self, token: TokenId, mark: Mark, setting: &Setting<'_>) -> Result<()> {
         if setting.vocab.is_eog(token) && !self.limits.ignore_eos {
             self.end_logprob = mark.logprob;
-            return self.end(Finish::Eos);
+            return self.end(Finish::Eos, setting);
         }
         self.ids.push(token);
         self.marks.push(mark);
         self.feed.push(token);
-        let bytes = match self.limits.show_special {
-            true => setting.vocab.token_piece(token),
-            false => setting.vocab.token_bytes(token),
-        };
-        if let Some(found) = self.outlet.push(bytes) {
+        let bytes = bytes_of(setting.vocab, token, self.limits.show_special);
+        let found = self.outlet.push(bytes);
+        if !self.watch_token(token, bytes, setting)? {
+            return Ok(());
+        }
+        if let Some(found) = found {
             return self.matched(found);
         }
         if self.outlet.stop().hit().is_some() {
             self.finish(Finish::Stop);
         } else if Some(self.ids.len()) == self.limits.max_tokens {
-            return self.end(Finish::Length);
-        } else if self.n_prompt + self.ids.len() >= setting.n_ctx {
-            return self.end(Finish::ContextFull);
+            return self.end(Finish::Length, setting);
+        } else if self.n_prompt + self.n_inserted + self.ids.len() >= setting.n_ctx {
+            return self.end(Finish::ContextFull, setting);
         }
         Ok(())
     }
 
     /// The text is over: what was held is let out, unless an excluded phrase turns out to be complete.
-    fn end(&mut self, why: Finish) -> Result<()> {
+    fn end(&mut self, why: Finish, setting: &Setting<'_>) -> Result<()> {
         if let Some(found) = self.outlet.finish() {
             return match why {
                 // the end was taken by the constraint as a token, too
@@ -249,7 +280,9 @@ impl<B> Slot<B> {
                 _ => self.matched(found),
             };
         }
-        self.finish(why);
+        if self.watch_end(why, setting)? {
+            self.finish(why);
+        }
         Ok(())
     }
 
@@ -262,13 +295,13 @@ impl<B> Slot<B> {
                 return Ok(()); // a dead end, found at the next step
             }
             self.chain.accept(token)?;
-            let mark = Mark { start: self.outlet.n_seen(), logprob: 0.0, log_z: 0.0 };
+            let mark = Mark { start: self.outlet.n_seen(), released: 0, logprob: 0.0, log_z: 0.0 };
             self.n_forced += 1;
             self.n_total_forced += 1;
             self.take_token(token, mark, setting)?;
         }
-        if self.n_forced > 0 && self.cut.is_none() {
-            // the rows of the forced tokens are still wanted
+        if (self.n_forced > 0 || self.awaits_state()) && self.cut.is_none() {
+            // the rows of the forced tokens are still wanted, the guards' of the last
             self.ending = self.finish.take();
         }
         Ok(())
@@ -289,7 +322,8 @@ impl<B> Slot<B> {
 
     /// Whether token `n` has been shown.
     fn is_final(&self, n: usize) -> bool {
-        self.marks.get(n).is_none_or(|m| m.start < self.outlet.n_final())
+        n < self.floor.max(self.n_shown())
+            || self.marks.get(n).is_none_or(|m| m.start < self.outlet.n_final())
     }
 
     /// As `matched`, when it was the end of the text that completed the phrase.
@@ -313,6 +347,7 @@ impl<B> Slot<B> {
         self.masks.cut(n, len, self.ids[n], is_begin)?;
         self.chain.rollback(len - n)?;
         self.outlet.rewind(self.marks[n].start)?;
+        self.rewind_watch(n)?;
         self.ids.truncate(n);
         self.marks.truncate(n);
         self.feed_again(n);
@@ -323,15 +358,16 @@ impl<B> Slot<B> {
     /// Feeds the last of `n` tokens again, since its row is gone, and those that were never fed.
     fn feed_again(&mut self, n: usize) {
         self.feed.clear();
-        let Some(last) = n.checked_sub(1) else {
+        let base = self.n_prompt + self.n_inserted;
+        let Some(last) = n.checked_sub(1).filter(|_| n > self.floor) else {
             self.feed.push(self.last_of_prompt);
-            (self.n_forced, self.cut) = (0, Some(self.n_prompt - 1));
+            (self.n_forced, self.cut) = (0, Some(base + n - 1));
             return;
         };
         let keep = last.min(self.n_fed);
         self.feed.extend_from_slice(&self.ids[keep..]);
         self.n_forced = self.feed.len() - 1;
-        self.cut = Some(self.n_prompt + keep);
+        self.cut = Some(base + keep);
     }
 
     /// Nothing may come next: goes back one token, if that has not been shown.
@@ -346,6 +382,9 @@ impl<B> Slot<B> {
 
     /// Passes released text on.
     pub fn show(&mut self, sink: &mut dyn FnMut(usize, Event<'_>)) {
+        if self.guarded.is_some() {
+            return self.show_cleared(sink);
+        }
         if matches!(self.finish, Some(Finish::Cancelled | Finish::Deadline)) {
             self.outlet.finish();
         }
@@ -375,12 +414,18 @@ impl<B> Slot<B> {
             exactness: if is_masked { Exactness::Biased } else { Exactness::Unconstrained },
             exact: None,
             constraints: self.judge.as_ref().and_then(|judge| judge.verdict(&self.text).ok()),
+            guard: self.guarded.map(|g| g.into_report(total)),
             seed: self.seed,
             model: setting.model_id.clone(),
             timings: self.timings,
         };
         (self.keep_branch.then_some(self.branch), Outcome { text: self.text, ids: self.ids, report })
     }
+}
+
+/// The bytes that a token adds to the text.
+fn bytes_of(vocab: &Vocab, token: TokenId, show_special: bool) -> &[u8] {
+    if show_special { vocab.token_piece(token) } else { vocab.token_bytes(token) }
 }
 
 /// A chain that has seen the prompt, as penalties want it, and needs no more memory for `n_tokens`.
@@ -392,7 +437,7 @@ fn chain<B>(setting: &Setting<'_>, request: &Request<B>, n_vocab: usize, n_token
     let log_z = request.aligned.constraint.is_some() || request.aligned.bans.is_some();
     chain.set_extras(Extras { logprob: true, log_z });
     chain.reserve(n_tokens);
-    request.tokens.iter().try_for_each(|&t| chain.accept(t))?;
+    request.tokens.iter().chain(&request.aligned.prefix).try_for_each(|&t| chain.accept(t))?;
     Ok(chain)
 }
 

@@ -7,6 +7,7 @@ mod eval;
 mod generate;
 mod inspect;
 mod logits;
+mod probe;
 pub mod pull;
 mod score;
 mod tokenize;
@@ -30,6 +31,7 @@ pub enum Command {
     Bench(bench::Bench),
     Check(check::Check),
     Eval(eval::Eval),
+    Probe(probe::Probe),
 }
 
 impl Command {
@@ -49,6 +51,7 @@ impl Command {
             Self::Bench(c) => c.run(),
             Self::Check(c) => c.run(),
             Self::Eval(c) => c.run(),
+            Self::Probe(c) => c.run(),
         }
     }
 }

@@ -1,0 +1,29 @@
+//! `truing probe`: train, test and look at probes.
+
+mod lists;
+mod plot;
+mod samples;
+mod train;
+
+use anyhow::Result;
+use clap::{Args, Subcommand};
+
+/// Train, test and inspect probes: what a guard reads from hidden states
+#[derive(Debug, Args)]
+pub struct Probe {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    Train(train::Train),
+}
+
+impl Probe {
+    pub fn run(self) -> Result<()> {
+        match self.action {
+            Action::Train(train) => train.run(),
+        }
+    }
+}
