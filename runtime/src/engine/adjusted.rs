@@ -91,4 +91,12 @@ impl<L: NextLogits, F: FnMut(&[TokenId], &mut [f32]) -> Result<()>> NextLogits f
     fn n_evals(&self) -> u64 {
         self.lm.n_evals()
     }
+
+    fn set_taps(&mut self, layers: &[u32]) -> Result<()> {
+        self.lm.set_taps(layers)
+    }
+
+    fn hidden(&self, tap: usize, row: usize) -> Option<&[f32]> {
+        self.lm.hidden(tap, row)
+    }
 }
