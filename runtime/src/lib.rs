@@ -22,6 +22,7 @@ pub mod reward;
 pub mod sampling;
 pub mod search;
 pub mod session;
+pub mod steer;
 pub mod template;
 pub mod token;
 pub mod vocab;
