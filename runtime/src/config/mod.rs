@@ -3,6 +3,8 @@
 
 mod constraints;
 mod guard;
+mod reward;
+mod search;
 
 pub use constraints::{
     ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
@@ -10,6 +12,8 @@ pub use constraints::{
 };
 
 pub use guard::{GuardAction, GuardKind, GuardSection, PrefillPolicy, Recovery};
+pub use reward::{LengthUnit, RewardKind, RewardSection, TransformKind};
+pub use search::{BASE_PROMPT, Method, NudgeSection, SearchSection};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::SamplingParams;
@@ -33,6 +37,10 @@ pub struct Profile {
     pub search: SearchSection,
     /// What watches the answer as it is decoded.
     pub guard: Vec<GuardSection>,
+    /// What a search likes.
+    pub reward: Vec<RewardSection>,
+    /// A smaller, aligned model that helps.
+    pub nudge: Option<NudgeSection>,
 }
 
 /// `[prompt]`
@@ -55,33 +63,6 @@ pub struct LimitSection {
     pub max_tokens: Option<usize>,
     /// Texts that end the generation; not part of it.
     pub stop: Vec<String>,
-}
-
-/// `[search]`
-#[derive(Clone, Copy, Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct SearchSection {
-    /// How tokens are chosen.
-    pub method: Method,
-    /// `beam`: texts side by side.
-    pub beams: usize,
-}
-
-impl Default for SearchSection {
-    fn default() -> Self {
-        Self { method: Method::default(), beams: 8 }
-    }
-}
-
-/// How tokens are chosen.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Method {
-    /// Drawn, one text as it comes.
-    #[default]
-    Sample,
-    /// Several texts side by side, the best one kept: fluent texts under hard constraints.
-    Beam,
 }
 
 impl Profile {

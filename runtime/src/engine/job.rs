@@ -1,15 +1,20 @@
 //! Answering prompts under settings, many in one context.
 
-use super::Settings;
+use super::{Search, Settings};
 use crate::error::Result;
 use crate::model::{Branch, Context, Model};
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use crate::session::{self, AlignPlan, Aligned, Event, Limits, Outcome, Request, Setting, Source};
+use crate::search::Help;
+use crate::session::{
+    self, AlignPlan, Aligned, Event, Limits, Outcome, Request, SearchPlan, Setting, Source,
+};
 use crate::token::TokenId;
 
 /// A prompt's tokens with the settings of its answer.
 #[derive(Debug)]
 pub struct Job {
+    /// What the user wrote, for rewards that read it.
+    pub prompt: String,
     /// The prompt.
     pub tokens: Vec<TokenId>,
     /// How tokens are chosen.
@@ -61,10 +66,42 @@ pub fn run(
     n_parallel: usize,
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {
+    if let Some(search) = &settings.search {
+        return searched(model, context, search, jobs, sink);
+    }
     match settings.whole() {
         Some(plan) => whole(model, context, plan, jobs, sink),
         None => streamed(model, context, jobs, n_parallel, sink),
     }
+}
+
+/// A text for each job, searched for by rewards.
+fn searched(
+    model: &Model,
+    context: &mut Context,
+    search: &Search,
+    jobs: Vec<Job>,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    let setting = setting(model, context, 1);
+    let mut outcomes = Vec::with_capacity(jobs.len());
+    for (i, mut job) in jobs.into_iter().enumerate() {
+        let mut reward = search.reward(&[])?;
+        let params = search.params_with(&job.sampling, &job.limits);
+        let prompt = std::mem::take(&mut job.prompt);
+        let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);
+        let plan = SearchPlan {
+            reward: &mut reward,
+            params: &params,
+            prompt: &prompt,
+            constraint,
+            judge,
+            help: Help::default(),
+        };
+        let source = job.into_source(context.root()?);
+        outcomes.push(session::searched(context, &setting, source, plan, &mut |e| sink(i, e))?);
+    }
+    Ok(outcomes)
 }
 
 /// A text for each job, searched or drawn from the conditioned law; jobs in a row with the same prompt share

@@ -13,9 +13,11 @@ mod job;
 pub mod prompt;
 mod sequence;
 mod settings;
+mod steered;
 
 pub use adjusted::Adjusted;
 pub use embed::{Pooling, embed};
 pub use job::{Job, run, setting};
 pub use sequence::Sequence;
 pub use settings::Settings;
+pub use steered::{Nudging, Search};

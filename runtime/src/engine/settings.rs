@@ -1,6 +1,6 @@
 //! A profile made ready for one model.
 
-use super::Job;
+use super::{Job, Search};
 use crate::align::{Constraints, Lexicon};
 use crate::config::{Method, Mode, Profile};
 use crate::error::{Error, ErrorKind, Result};
@@ -12,6 +12,9 @@ use std::sync::Arc;
 /// Branches that exact sampling keeps, and the prompt's.
 const EXACT_BRANCHES: usize = 10;
 
+/// Shorter contexts than this are not reckoned with when room for outlooks is made.
+const MIN_CTX: usize = 512;
+
 /// What every answer under one profile shares.
 #[derive(Debug)]
 pub struct Settings {
@@ -21,6 +24,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Texts side by side, for a search; needs a constraint that is masked.
     pub beams: Option<usize>,
+    /// A search by rewards.
+    pub search: Option<Search>,
     plan: Option<AlignPlan>,
 }
 
@@ -33,6 +38,10 @@ impl Settings {
         asked: Constraints,
         lexicon: impl FnOnce() -> Arc<Lexicon>,
     ) -> Result<Self> {
+        let search = Search::new(profile, &asked.wording.include, &mut |file| {
+            std::fs::read_to_string(file)
+                .map_err(|e| Error::new(ErrorKind::Io, e.to_string()).at(file.to_owned()))
+        })?;
         let plan = match asked.is_empty() {
             true => None,
             false => AlignPlan::new(&profile.constraints, asked, &lexicon())?,
@@ -50,14 +59,15 @@ impl Settings {
                 stop: profile.limits.stop.clone(),
                 ..Limits::default()
             },
-            beams: is_search.then_some(profile.search.beams),
+            beams: is_search.then_some(profile.search.n_beams()),
+            search,
             plan,
         })
     }
 
     /// No constraints, no search.
     pub fn plain(sampling: SamplingParams, limits: Limits) -> Self {
-        Self { sampling, limits, beams: None, plan: None }
+        Self { sampling, limits, beams: None, search: None, plan: None }
     }
 
     /// The constraints, if there are some.
@@ -73,6 +83,9 @@ impl Settings {
 
     /// Branches a context needs room for, when `n_parallel` texts are drawn together.
     pub fn n_branches(&self, n_parallel: usize) -> usize {
+        if let Some(search) = &self.search {
+            return search.n_branches(MIN_CTX);
+        }
         match self.whole() {
             Some((_, Some(beams))) => 2 * beams + 1,
             Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
@@ -106,6 +119,6 @@ impl Settings {
         n_ctx: usize,
     ) -> Result<Job> {
         let aligned = self.aligned(tokens.len(), &limits, n_ctx)?;
-        Ok(Job { tokens, sampling, limits, aligned })
+        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned })
     }
 }

@@ -92,6 +92,8 @@ pub fn beam<L: NextLogits>(
         exactness: Exactness::Biased,
         exact: None,
         constraints: plan.judge().verdict(&text).ok(),
+        search: None,
+        nudge: None,
         seed: 0,
         model: setting.model_id.clone(),
         timings: Timings {

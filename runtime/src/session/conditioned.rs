@@ -199,6 +199,8 @@ impl<'a, 'm, L: NextLogits> Drawing<'a, 'm, L> {
             exactness,
             exact: Some(exact),
             constraints: self.plan.judge().verdict(&text).ok(),
+            search: None,
+            nudge: None,
             seed,
             model: setting.model_id.clone(),
             timings: Timings { decode_s, ..Timings::default() },

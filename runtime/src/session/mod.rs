@@ -9,16 +9,20 @@
 mod aligned;
 mod beam;
 mod conditioned;
+mod nudged;
 mod plan;
 mod report;
+mod searched;
 mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
 pub use beam::{MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
+pub use nudged::{NudgePair, nudged};
 pub use plan::{AlignPlan, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};
+pub use searched::{SearchPlan, searched};
 pub use stop::StopFilter;
 
 use crate::error::{Error, ErrorKind, Result};

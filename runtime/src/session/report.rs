@@ -3,6 +3,8 @@
 use super::conditioned::ExactReport;
 use crate::align::Verdict;
 use crate::guard::GuardReport;
+use crate::search::SearchReport;
+use crate::steer::NudgeReport;
 use serde::Serialize;
 
 /// Why a generation ended.
@@ -98,6 +100,12 @@ pub struct Report {
     /// What guards did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guard: Option<GuardReport>,
+    /// What a search did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchReport>,
+    /// What a nudger did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nudge: Option<NudgeReport>,
     /// The seed of the draws.
     pub seed: u64,
     /// Identity of the model file.

@@ -415,6 +415,8 @@ impl<B> Slot<B> {
             exact: None,
             constraints: self.judge.as_ref().and_then(|judge| judge.verdict(&self.text).ok()),
             guard: self.guarded.map(|g| g.into_report(total)),
+            search: None,
+            nudge: None,
             seed: self.seed,
             model: setting.model_id.clone(),
             timings: self.timings,

@@ -84,6 +84,8 @@ pub enum NudgeFinish {
     Rounds,
     /// Most tokens were written.
     Length,
+    /// The caller wanted no more.
+    Stopped,
 }
 
 /// Who wrote a part of the text.
@@ -172,14 +174,15 @@ struct Boundary {
     next_word: String,
 }
 
-/// Answers with `base`, nudged by `nudger`. `sink` is given each part of the text as it is settled.
+/// Answers with `base`, nudged by `nudger`. `sink` is given each part of the text as it is settled, and says whether
+/// it wants more.
 /// # Errors `InvalidArgument` naming a parameter; `ContextFull` if a prompt does not fit; `Unencodable`; those of the
 /// models.
 pub fn nudge<B: NextLogits, N: NextLogits>(
     base: Speaker<'_, B>,
     nudger: Speaker<'_, N>,
     params: &NudgeParams,
-    sink: &mut dyn FnMut(By, &str),
+    sink: &mut dyn FnMut(By, &str) -> bool,
 ) -> Result<Nudged> {
     params.validate()?;
     let before = (base.lm.n_evals(), nudger.lm.n_evals());
@@ -195,21 +198,21 @@ pub fn nudge<B: NextLogits, N: NextLogits>(
         n_same: 0,
         has_long_words: false,
     };
-    let mut n_rounds = 0;
+    let (mut n_rounds, mut shown) = (0, 0);
     let finish = loop {
         if n_rounds == params.max_rounds {
             break NudgeFinish::Rounds;
         }
         n_rounds += 1;
-        let shown = exchange.spans.len();
         let finish = exchange.round()?;
-        for span in &exchange.spans[shown..] {
-            sink(span.by, &exchange.said.text()[span.start..span.end]);
-        }
-        if let Some(finish) = finish {
+        let settled = n_settled(exchange.said.text());
+        let wants_more = exchange.show(&mut shown, settled, sink);
+        if let Some(finish) = finish.or((!wants_more).then_some(NudgeFinish::Stopped)) {
             break finish;
         }
     };
+    let n_kept = without_repeated_end(exchange.said.text()).len();
+    exchange.show(&mut shown, n_kept, sink);
     exchange.finish(finish, n_rounds, before)
 }
 
@@ -408,6 +411,19 @@ impl<B: NextLogits, N: NextLogits> Exchange<'_, '_, B, N> {
         Ok(())
     }
 
+    /// Hands on the text between `shown` and `to`.
+    fn show(&self, shown: &mut usize, to: usize, sink: &mut dyn FnMut(By, &str) -> bool) -> bool {
+        let mut wants_more = true;
+        for span in &self.spans {
+            let (from, end) = (span.start.max(*shown), span.end.min(to));
+            if from < end {
+                wants_more &= sink(span.by, &self.said.text()[from..end]);
+                *shown = end;
+            }
+        }
+        wants_more
+    }
+
     fn finish(mut self, finish: NudgeFinish, n_rounds: usize, before: (u64, u64)) -> Result<Nudged> {
         let n_tokens = self.said.ids().len();
         let text = without_repeated_end(self.said.text()).to_owned();
@@ -459,6 +475,19 @@ fn whole_characters(bytes: Vec<u8>) -> String {
 
 fn contains(text: &[u8], part: &[u8]) -> bool {
     !part.is_empty() && text.windows(part.len()).any(|w| w == part)
+}
+
+/// Bytes of `text` that stay whatever follows: its end may be the beginning of a repetition, which is cut off.
+fn n_settled(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let n = bytes.len();
+    let same = |distance: usize| {
+        let pairs = bytes[..n - distance].iter().rev().zip(bytes.iter().rev());
+        pairs.take(distance).take_while(|(a, b)| a == b).count()
+    };
+    let held = (REPEATED_CHARS..n).map(same).max().unwrap_or(0);
+    let at = n - held;
+    (0..=at).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0)
 }
 
 /// `text` without an end of [`REPEATED_CHARS`] or more that stands before itself.

@@ -111,7 +111,7 @@ fn nudged(params: &NudgeParams) -> (Nudged, [u64; 2]) {
         speaker(&mut base, &words, &prompt),
         speaker(&mut nudger, &words, &prompt),
         params,
-        &mut |_, _| {},
+        &mut |_, _| true,
     );
     (found.unwrap(), [base.n_evals(), nudger.n_evals()])
 }
@@ -187,7 +187,7 @@ fn caps_and_repetitions_end_an_answer() {
         let (mut base, mut nudger) = (Toy::new(quiet.clone()), Toy::new(Loop(law.clone())));
         let prompt = [12];
         let (base, nudger) = (speaker(&mut base, &tokens, &prompt), speaker(&mut nudger, &tokens, &prompt));
-        nudge(base, nudger, params, &mut |_, _| {}).unwrap()
+        nudge(base, nudger, params, &mut |_, _| true).unwrap()
     };
     let params = NudgeParams { threshold: 1.1, nudge_tokens: 4, ..NudgeParams::default() };
     let found = run(&params);
@@ -227,7 +227,7 @@ fn a_nudger_that_is_the_base_says_what_the_base_says() {
         let (mut base, mut nudger) = (paged(law, 64, 1000, 64).unwrap(), paged(law, 64, 1000, 64).unwrap());
         let params = NudgeParams { threshold, nudge_tokens: 5, max_tokens: 60, ..NudgeParams::default() };
         let (base, nudger) = (speaker(&mut base, &tokens, &[8]), speaker(&mut nudger, &tokens, &[8]));
-        let found = nudge(base, nudger, &params, &mut |_, _| {}).unwrap();
+        let found = nudge(base, nudger, &params, &mut |_, _| true).unwrap();
         let n = found.ids.len().min(ids.len());
         assert_eq!(found.ids[..n], ids[..n], "seed {seed}");
         let stopped = matches!(found.report.finish, NudgeFinish::Length | NudgeFinish::Repeated);

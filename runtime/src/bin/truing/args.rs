@@ -1,8 +1,10 @@
 //! Arguments that several commands share, and what they turn into.
 
 mod constraints;
+mod steer;
 
 pub use constraints::ConstraintArgs;
+pub use steer::SteerArgs;
 
 use crate::exit::{BadInput, BadUsage};
 use anyhow::{Context as _, Result};
@@ -70,6 +72,11 @@ impl ModelArgs {
 /// Opens a model file; any failure is one of the input.
 pub fn open_model(path: &Path) -> Result<Arc<Model>> {
     Model::open(path, &ModelOptions::default()).map_err(|e| BadInput(e.to_string()).into())
+}
+
+/// Opens the model of that path or name.
+pub fn open_named(name: &str) -> Result<Arc<Model>> {
+    open_model(&crate::cmd::pull::ensure(Some(name))?)
 }
 
 impl RunArgs {

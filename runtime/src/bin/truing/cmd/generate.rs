@@ -1,6 +1,6 @@
 //! `truing generate`: one completion, several draws, or a batch.
 
-use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
+use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs, SteerArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use truing::config::{Method, Mode, Profile};
-use truing::engine::{self, Job, Settings};
+use truing::config::{Method, Mode, NudgeSection, Profile};
+use truing::engine::{self, Job, Nudging, Settings};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
 use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
@@ -36,6 +36,8 @@ pub struct Generate {
     limits: LimitArgs,
     #[command(flatten)]
     constraints: ConstraintArgs,
+    #[command(flatten)]
+    steer: SteerArgs,
     /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
     samples: Option<u32>,
@@ -75,31 +77,36 @@ struct Row {
 /// What all answers share: the settings of profile and flags.
 struct Asked {
     settings: Settings,
+    nudge: Option<NudgeSection>,
     prompt: PromptArgs,
     n_ctx: usize,
 }
 
 impl Asked {
     fn new(args: &Generate, model: &Arc<Model>) -> Result<Self> {
-        let (profile, asked) = args.constraints.resolve()?;
+        let (mut profile, asked) = args.constraints.resolve()?;
+        args.steer.put_over(&mut profile)?;
         let mut prompt = args.prompt.clone();
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
         if profile.constraints.mode() != Mode::Mask {
             args.refuse_truncation()?;
         }
         let beams = args.beams(&profile, !asked.is_empty())?;
-        let sampling = args.sampling.params(&profile)?;
+        let mut sampling = args.sampling.params(&profile)?;
+        if profile.search.method == Method::Greedy {
+            sampling.temperature = args.sampling.temp.unwrap_or(0.0);
+        }
         let mut settings = Settings::new(&profile, asked, || session::lexicon(model))?;
         settings.sampling = sampling;
         settings.limits = args.limits.limits(&profile);
         settings.beams = beams;
-        Ok(Self { settings, prompt, n_ctx: args.model.run.n_ctx(model) })
+        Ok(Self { settings, nudge: profile.nudge, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
 
     /// The text as the user's turn, answered as all are.
     fn job(&self, model: &Model, text: &str) -> Result<Job> {
         let tokens = prompt::tokens(model, &self.prompt, text)?;
-        Ok(self.settings.job(tokens, self.n_ctx)?)
+        Ok(Job { prompt: text.to_owned(), ..self.settings.job(tokens, self.n_ctx)? })
     }
 }
 
@@ -107,7 +114,7 @@ impl Generate {
     /// Texts side by side, if flags or profile ask for a search.
     fn beams(&self, profile: &Profile, is_constrained: bool) -> Result<Option<usize>> {
         let asked = profile.search.method == Method::Beam;
-        let beams = self.beams.map(usize::from).or(asked.then_some(profile.search.beams));
+        let beams = self.beams.map(usize::from).or(asked.then_some(profile.search.n_beams()));
         match beams {
             Some(_) if !is_constrained => {
                 Err(BadUsage("--beams: expected a constraint to search under, found none".into()).into())
@@ -154,6 +161,9 @@ impl Generate {
         let started = Instant::now();
         let model = self.model.open()?;
         let asked = Asked::new(self, &model)?;
+        if let Some(nudge) = &asked.nudge {
+            return self.run_nudged(&model, nudge, &asked, &text, started);
+        }
         let job = asked.job(&model, &text)?;
         let mut context = self.model.run.context(&model, asked.settings.n_branches(1))?;
         let load_s = started.elapsed().as_secs_f64();
@@ -162,6 +172,33 @@ impl Generate {
         let outcomes = answer(&model, &mut context, &asked.settings, vec![job], 1, &mut sink)?;
         printing.result()?;
         finish(&outcomes)
+    }
+
+    fn run_nudged(
+        &self,
+        model: &Arc<Model>,
+        nudge: &NudgeSection,
+        asked: &Asked,
+        text: &str,
+        started: Instant,
+    ) -> Result<()> {
+        if asked.settings.plan().is_some() {
+            let message =
+                "--nudge does not go with constraints yet: the exchange is text, constraints are on tokens";
+            return Err(BadUsage(message.into()).into());
+        }
+        let nudger = args::open_named(&nudge.model)?;
+        let mut context = self.model.run.context(model, 2)?;
+        let mut other = self.model.run.context(&nudger, 1)?;
+        interrupt::on_ctrl_c(context.cancel_flag())?;
+        let load_s = started.elapsed().as_secs_f64();
+        let mut printing = Printing::new(context.cancel_flag());
+        let mut sink = |event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
+        let mut pair = Nudging { base: (model, &mut context), nudger: (&nudger, &mut other) };
+        let system = asked.prompt.system.as_deref();
+        let outcome = pair.answer(nudge, (system, text), &asked.settings.limits, &mut sink)?;
+        printing.result()?;
+        finish(&[outcome])
     }
 
     /// Shows one event of a single completion.
@@ -189,7 +226,7 @@ impl Generate {
         let jobs = (0..u64::from(n)).map(|i| {
             let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
             let job = asked.settings.job_with(tokens.clone(), sampling, limits.clone(), asked.n_ctx)?;
-            Ok((i.into(), job))
+            Ok((i.into(), Job { prompt: text.clone(), ..job }))
         });
         self.run_jobs(&model, &asked.settings, jobs.collect::<Result<_>>()?)
     }
@@ -275,7 +312,7 @@ fn row_job(model: &Model, row: Row, asked: &Asked) -> Result<(Value, Job)> {
     limits.max_tokens = row.max_tokens.or(limits.max_tokens);
     limits.stop = row.stop.unwrap_or(limits.stop);
     let job = asked.settings.job_with(tokens, sampling, limits, asked.n_ctx).with_context(place)?;
-    Ok((row.id, job))
+    Ok((row.id, Job { prompt: row.prompt, ..job }))
 }
 
 /// Prints finished answers in the order of their jobs, each as soon as all before it are there.

@@ -7,10 +7,13 @@ use crate::interrupt;
 use anyhow::Result;
 use indicatif::ProgressBar;
 use std::sync::Arc;
-use truing::TokenId;
+use truing::config::NudgeSection;
+use truing::engine::{self, Nudging, Search};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, Setting};
+use truing::search::Help;
+use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, SearchPlan, Setting, Source};
+use truing::{ErrorKind, TokenId};
 
 /// Rows handed to the loop at once: their constraints are in memory together.
 const ROWS_AT_ONCE: usize = 64;
@@ -42,6 +45,9 @@ pub struct Runner<'a> {
     pub bar: ProgressBar,
     /// Makes the constraints of rows; none: plain prompting.
     pub planner: Option<&'a Planner<'a>>,
+    /// Texts are searched for by rewards.
+    pub search: Option<&'a Search>,
+    pub system: Option<&'a str>,
 }
 
 impl Runner<'_> {
@@ -55,7 +61,75 @@ impl Runner<'_> {
         Ok(answered)
     }
 
+    /// Answers every job by the base model, nudged.
+    pub fn nudged(
+        &mut self,
+        tasks: &[Task],
+        jobs: &[Job],
+        section: &NudgeSection,
+        nudger: (&Model, &mut Context),
+    ) -> Result<Vec<Answered>> {
+        interrupt::on_ctrl_c(self.context.cancel_flag())?;
+        let mut pair = Nudging { base: (self.model, &mut *self.context), nudger };
+        let mut answered = Vec::with_capacity(jobs.len());
+        for (task, job) in tasks.iter().zip(jobs) {
+            let done = pair.answer(section, (self.system, &task.prompt), &job.limits, &mut |_| {});
+            self.bar.inc(1);
+            answered.push(match done {
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(Interrupted.into()),
+                Err(e) => Answered::Failed(e.to_string()),
+                Ok(outcome) => Answered::Done(Box::new(outcome)),
+            });
+        }
+        Ok(answered)
+    }
+
+    /// Searches for an answer to one job.
+    fn searched(&mut self, search: &Search, task: &Task, job: &Job) -> truing::Result<Answered> {
+        let request = match self.request(task, job) {
+            Ok(request) => request,
+            Err(why) => return Ok(why),
+        };
+        let mut reward = search.reward(&task.asked.wording.include)?;
+        let params = search.params_with(&job.sampling, &job.limits);
+        let plan = SearchPlan {
+            reward: &mut reward,
+            params: &params,
+            prompt: &task.prompt,
+            constraint: request.aligned.constraint,
+            judge: request.aligned.judge,
+            help: Help::default(),
+        };
+        let source = Source {
+            branch: request.branch,
+            tokens: request.tokens,
+            temperature: job.sampling.temperature,
+            max_tokens: job.limits.max_tokens.unwrap_or(usize::MAX),
+        };
+        let setting = engine::setting(self.model, self.context, 1);
+        let outcome = session::searched(self.context, &setting, source, plan, &mut |_| {})?;
+        Ok(Answered::Done(Box::new(outcome)))
+    }
+
+    fn run_searches(&mut self, search: &Search, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
+        interrupt::on_ctrl_c(self.context.cancel_flag())?;
+        let mut answered = Vec::with_capacity(rows.len());
+        for (task, job) in rows {
+            let done = self.searched(search, task, job);
+            self.bar.inc(1);
+            answered.push(match done {
+                Err(e) if e.kind() == ErrorKind::Cancelled => return Err(Interrupted.into()),
+                Err(e) => Answered::Failed(e.to_string()),
+                Ok(done) => done,
+            });
+        }
+        Ok(answered)
+    }
+
     fn run_chunk(&mut self, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
+        if let Some(search) = self.search {
+            return self.run_searches(search, rows);
+        }
         let mut places = Vec::new();
         let mut requests = Vec::new();
         let mut answered = Vec::new();

@@ -80,7 +80,7 @@ fn value(score: Score) -> Value {
 fn per_token(outcome: &Outcome) -> Option<f64> {
     let report = &outcome.report;
     let n = report.n_generated + usize::from(report.finish == Finish::Eos);
-    (n > 0).then(|| report.logprob / n as f64)
+    (n > 0 && report.logprob.is_finite()).then(|| report.logprob / n as f64)
 }
 
 /// All figures of an arm, in the order in which they are shown.
@@ -111,6 +111,13 @@ pub fn figures(rows: &[Scored], meter: &Meter, seed: u64) -> Vec<(String, Estima
         outcomes.iter().for_each(|o| distinct.add(&o.text));
         add(&format!("distinct_{n}"), (!outcomes.is_empty()).then(|| distinct.estimate()));
     }
+    let evals_per_token = |o: &Outcome| {
+        let n = o.report.n_generated as f64 + 1.0;
+        o.report.search.as_ref().map(|s| s.n_evals.saturating_sub(o.report.n_prompt as u64) as f64 / n)
+    };
+    add("reward", mean(&|o| o.report.search.as_ref().map(|s| s.reward)));
+    add("evals_per_token", mean(&evals_per_token));
+    add("nudge_rate", mean(&|o| o.report.nudge.as_ref().map(|n| n.nudge_rate)));
     add("alignment_share", mean(&|o| Some(o.report.timings.alignment_share)));
     figures
 }

@@ -8,7 +8,7 @@ mod shapes;
 mod suite;
 mod texts;
 
-use crate::args::{ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs};
+use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs, SteerArgs};
 use crate::exit::BadUsage;
 use crate::rows::Row;
 use crate::{output, progress, prompt};
@@ -25,7 +25,8 @@ use std::time::Instant;
 use suite::{Suite, Task};
 use texts::Texts;
 use truing::align::{Constraints, Meter, Wording};
-use truing::config::{Mode, Profile};
+use truing::config::{Mode, NudgeSection, Profile, RewardKind, RewardSection};
+use truing::engine::Search;
 use truing::eval::{self, Estimate};
 use truing::model::{Context, Model};
 use truing::sampling::SamplingParams;
@@ -33,6 +34,8 @@ use truing::session::{self, Finish, MAX_PARALLEL};
 
 /// Seed where none is given: figures should come out again.
 const DEFAULT_SEED: u64 = 1;
+/// Shorter contexts than this are not reckoned with when room for outlooks is made.
+const MIN_CTX: usize = 64;
 /// Share of rows that may fail to run without the whole run failing.
 const MAX_ERRORS: f64 = 0.01;
 
@@ -86,6 +89,8 @@ pub struct Eval {
     limits: LimitArgs,
     #[command(flatten)]
     constraints: ConstraintArgs,
+    #[command(flatten)]
+    steer: SteerArgs,
 }
 
 /// Settings that all rows share.
@@ -93,7 +98,12 @@ struct Shared {
     profile: Profile,
     base: Constraints,
     model: Arc<Model>,
+    search: Option<Search>,
+    /// The nudger, and how it nudges.
+    nudge: Option<Nudger>,
 }
+
+type Nudger = (NudgeSection, Arc<Model>);
 
 /// One way of generating, with its scores.
 struct Arm {
@@ -112,9 +122,11 @@ impl Eval {
         if profile.constraints.mode() != Mode::Mask {
             return Err(BadUsage("eval runs masked generation only: expected mode \"mask\"".into()).into());
         }
+        self.steer.put_over(&mut profile)?;
+        let (search, nudge) = self.steering(&mut profile, &base)?;
         let rows = Row::read_all(&self.data)?;
         let tasks = self.tasks(&rows, &base.wording)?;
-        let shared = Shared { profile, base, model: self.model.open()? };
+        let shared = Shared { profile, base, model: self.model.open()?, search, nudge };
         let jobs = self.jobs(&shared, &tasks)?;
         let arms = match (self.compare, self.plain) {
             (true, _) => {
@@ -124,6 +136,31 @@ impl Eval {
         };
         self.show(&arms)?;
         self.verdict(&arms)
+    }
+
+    /// The search and the nudger that flags and profile ask for.
+    fn steering(
+        &self,
+        profile: &mut Profile,
+        base: &Constraints,
+    ) -> Result<(Option<Search>, Option<Nudger>)> {
+        if self.suite == Suite::Keywords && profile.reward.is_empty() {
+            profile.reward.push(RewardSection::of(RewardKind::Keyword)); // for the words of each row
+        }
+        let search = Search::new(profile, &base.wording.include, &mut |file| {
+            std::fs::read_to_string(file)
+                .map_err(|e| truing::Error::new(truing::ErrorKind::Io, e.to_string()).at(file.to_owned()))
+        })?;
+        let nudge = match &profile.nudge {
+            Some(_) if !self.plain => {
+                return Err(
+                    BadUsage("--nudge: add --plain, nudged answers keep no constraints".into()).into()
+                );
+            }
+            Some(nudge) => Some((nudge.clone(), args::open_named(&nudge.model)?)),
+            None => None,
+        };
+        Ok((search, nudge))
     }
 
     /// What the rows ask. `profile`: the wording that the profile asks for.
@@ -153,7 +190,10 @@ impl Eval {
             let mut limits = self.limits.limits(&shared.profile);
             limits.max_tokens = limits.max_tokens.or(Some(task.max_tokens));
             jobs.push(Job {
-                tokens: self.tokens(shared, task).with_context(|| format!("row {}", task.id))?,
+                tokens: match shared.nudge {
+                    Some(_) => Vec::new(), // each model gets its own prompt
+                    None => self.tokens(shared, task).with_context(|| format!("row {}", task.id))?,
+                },
                 sampling: SamplingParams { seed: sampling.seed.wrapping_add(i as u64), ..sampling.clone() },
                 limits,
             });
@@ -182,16 +222,39 @@ impl Eval {
         let started = Instant::now();
         let model = &shared.model;
         let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
-        let mut context = self.context(model, jobs, n_parallel)?;
-        let name = if constrained { "constrained" } else { "plain" };
+        let n_branches =
+            shared.search.as_ref().map_or(n_parallel + 1, |s| s.n_branches(MIN_CTX).max(n_parallel + 1));
+        let mut context = self.context(model, jobs, n_branches)?;
+        let mut nudger = match &shared.nudge {
+            Some((section, model)) => Some((section, model, self.model.run.context(model, 1)?)),
+            None => None,
+        };
+        let name = match (constrained, &shared.search, &shared.nudge) {
+            (true, None, _) => "constrained",
+            (true, Some(_), _) => "searched, constrained",
+            (false, Some(_), _) => "searched",
+            (false, None, Some(_)) => "nudged",
+            (false, None, None) => "plain",
+        };
         let planner = constrained.then(|| Planner {
             section: &shared.profile.constraints,
             base: &shared.base,
             lexicon: session::lexicon(model),
         });
         let bar = progress::bar(jobs.len() as u64, name);
-        let mut runner = Runner { model, context: &mut context, n_parallel, bar, planner: planner.as_ref() };
-        let answered = runner.run(tasks, jobs)?;
+        let mut runner = Runner {
+            model,
+            context: &mut context,
+            n_parallel,
+            bar,
+            planner: planner.as_ref(),
+            search: shared.search.as_ref(),
+            system: self.system.as_deref().or(shared.profile.prompt.system.as_deref()),
+        };
+        let answered = match &mut nudger {
+            Some((section, nudger, context)) => runner.nudged(tasks, jobs, section, (nudger, context))?,
+            None => runner.run(tasks, jobs)?,
+        };
         runner.bar.finish_and_clear();
         let scorer = Scorer { meter: Meter::new()?, texts: constrained.then(Texts::new) };
         let rows: Vec<Scored> = tasks
@@ -205,13 +268,15 @@ impl Eval {
     }
 
     /// A context that holds the longest row.
-    fn context(&self, model: &Arc<Model>, jobs: &[Job], n_parallel: usize) -> Result<Context> {
+    fn context(&self, model: &Arc<Model>, jobs: &[Job], n_branches: usize) -> Result<Context> {
         let mut run = self.model.run.clone();
         let longest =
             jobs.iter().map(|j| j.tokens.len().saturating_add(j.limits.max_tokens.unwrap_or(0))).max();
         let fitting = longest.map_or(0, |n| n.saturating_add(1)).min(run.n_ctx(model));
-        run.ctx_size = run.ctx_size.or(u32::try_from(fitting).ok());
-        run.context(model, n_parallel + 1)
+        if jobs.iter().any(|j| !j.tokens.is_empty()) {
+            run.ctx_size = run.ctx_size.or(u32::try_from(fitting).ok());
+        }
+        run.context(model, n_branches)
     }
 
     fn show(&self, arms: &[Arm]) -> Result<()> {

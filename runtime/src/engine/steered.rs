@@ -1,0 +1,169 @@
+//! Searches by rewards and nudged answers: what a profile asks for, made ready.
+
+use super::prompt;
+use crate::align::Clause;
+use crate::config::{NudgeSection, Profile, RewardKind, RewardSection};
+use crate::error::{Error, ErrorKind, Result, ResultExt};
+use crate::model::{Context, Model};
+use crate::reward::{Combine, Combined, Part};
+use crate::sampling::{NextLogits, SamplingParams};
+use crate::search::{SearchMethod, SearchParams, plain_sampling};
+use crate::session::{Event, Limits, NudgePair, Outcome, nudged};
+use crate::steer::Speaker;
+use crate::template::{Message, RenderOptions};
+use serde_json::Value;
+
+/// A search by rewards.
+#[derive(Clone, Debug)]
+pub struct Search {
+    /// How texts are looked for.
+    pub params: SearchParams,
+    rewards: Vec<RewardSection>,
+    combine: Combine,
+    /// Phrases for keyword rewards that name none.
+    include: Vec<Clause>,
+}
+
+impl Search {
+    /// The search that `profile` asks for, if it does. `include`: the phrases of its constraints; `read` gives the
+    /// text of a file named in it.
+    /// # Errors `BadProfile` if there is nothing to reward; those of the rewards.
+    pub fn new(
+        profile: &Profile,
+        include: &[Clause],
+        read: &mut dyn FnMut(&str) -> Result<String>,
+    ) -> Result<Option<Self>> {
+        let Some(params) = profile.search.params() else { return Ok(None) };
+        let mut rewards = profile.reward.clone();
+        if rewards.is_empty() && !include.is_empty() {
+            rewards.push(RewardSection::of(RewardKind::Keyword));
+        }
+        for (i, reward) in rewards.iter_mut().enumerate() {
+            inline(reward, read).at(|| format!("reward {}", i + 1))?;
+        }
+        let single = if rewards.len() == 1 { Combine::Sum } else { Combine::And };
+        let combine = profile.search.combine.unwrap_or(single);
+        let search = Self { params, rewards, combine, include: include.to_vec() };
+        let needs_rows = include.is_empty() && search.takes_include();
+        if search.rewards.is_empty() || !needs_rows {
+            search.reward(&[])?; // so that mistakes are found before anything is evaluated
+        }
+        Ok(Some(search))
+    }
+
+    /// Whether a keyword reward leaves its words to the caller.
+    fn takes_include(&self) -> bool {
+        self.rewards.iter().any(|r| r.kind == RewardKind::Keyword && r.any.is_empty())
+    }
+
+    /// The rewards as one. `more`: phrases of this request.
+    /// # Errors `BadProfile` without rewards; those of the rewards.
+    pub fn reward(&self, more: &[Clause]) -> Result<Combined> {
+        let include: Vec<Clause> = self.include.iter().chain(more).cloned().collect();
+        if self.rewards.is_empty() {
+            let message =
+                "[search]: expected something to reward ([[reward]], or phrases to include), found nothing";
+            return Err(Error::new(ErrorKind::BadProfile, message));
+        }
+        let part = |(i, section): (usize, &RewardSection)| {
+            let place = || format!("reward {}", i + 1);
+            let rule = section.rule(&include, &mut |_| Err(no_file())).at(place)?;
+            let reward = rule.ok_or_else(|| {
+                let message = format!("{:?}: rewards that ask a model are not available here", section.kind);
+                Error::new(ErrorKind::Unsupported, message).at(place())
+            })?;
+            Ok(Part { reward, weight: section.weight, transform: section.transform().at(place)? })
+        };
+        let parts = self.rewards.iter().enumerate().map(part).collect::<Result<_>>()?;
+        Combined::new(parts, self.combine)
+    }
+
+    /// The settings with a request's sampling, stop strings and limit.
+    pub fn params_with(&self, sampling: &SamplingParams, limits: &Limits) -> SearchParams {
+        SearchParams {
+            stop: limits.stop.clone(),
+            max_tokens: limits.max_tokens.unwrap_or(self.params.max_tokens),
+            sampling: match self.params.method {
+                // its law is the model's own
+                SearchMethod::RejectionExact => plain_sampling(sampling.seed),
+                _ => sampling.clone(),
+            },
+            ..self.params.clone()
+        }
+    }
+
+    /// Branches a context needs room for, each of `n_ctx` tokens.
+    pub fn n_branches(&self, n_ctx: usize) -> usize {
+        let p = &self.params;
+        if p.method.draws_texts() {
+            return p.samples.max(4) + 2;
+        }
+        let outlooks = p.beams * p.candidates * p.rollouts;
+        let tokens = outlooks.saturating_mul(p.lookahead + 2 * crate::model::PAGE_TOKENS);
+        2 * p.beams + 1 + tokens.div_ceil(n_ctx.max(1))
+    }
+}
+
+/// Puts the text of a schema's file in the place of its name.
+fn inline(reward: &mut RewardSection, read: &mut dyn FnMut(&str) -> Result<String>) -> Result<()> {
+    let Some(Value::String(text)) = &reward.schema else { return Ok(()) };
+    let bad = |e: serde_json::Error| Error::new(ErrorKind::BadProfile, format!("schema: {e}"));
+    let text = if text.trim_start().starts_with('{') { text.clone() } else { read(text)? };
+    reward.schema = Some(serde_json::from_str(&text).map_err(bad)?);
+    Ok(())
+}
+
+fn no_file() -> Error {
+    Error::new(ErrorKind::Internal, "a file that was not read before")
+}
+
+/// The two models of a nudged answer.
+#[derive(Debug)]
+pub struct Nudging<'a> {
+    /// The one that writes.
+    pub base: (&'a Model, &'a mut Context),
+    /// The smaller, aligned one.
+    pub nudger: (&'a Model, &'a mut Context),
+}
+
+impl Nudging<'_> {
+    /// Answers `text`. A base with a chat template is shown it that way, unless the profile has a prompt for it.
+    /// # Errors `Template` if the nudger has no chat template; as [`nudged`].
+    pub fn answer(
+        &mut self,
+        section: &NudgeSection,
+        (system, text): (Option<&str>, &str),
+        limits: &Limits,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        let params = section.params(limits.max_tokens)?;
+        let chat = |model: &Model| {
+            let template = prompt::template(model, None)?;
+            let system = system.map(|s| Message::new("system", s));
+            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
+            prompt::chat(model, &template, &messages, &RenderOptions::default(), false)
+        };
+        let nudger_tokens = chat(self.nudger.0).at(|| "nudger")?;
+        let base = self.base.0;
+        let base_tokens = match base.template()?.is_some() && section.base_prompt.is_none() {
+            true => chat(base).at(|| "base")?,
+            false => prompt::raw(base, &section.prompt(system, text)?, false)?,
+        };
+        let pair = NudgePair {
+            base: speaker(&mut self.base, &base_tokens)?,
+            nudger: speaker(&mut self.nudger, &nudger_tokens)?,
+            model_id: base.id().to_owned(),
+            stop: limits.stop.clone(),
+        };
+        nudged(pair, &params, sink)
+    }
+}
+
+fn speaker<'s>(
+    (model, context): &'s mut (&Model, &mut Context),
+    tokens: &'s [crate::token::TokenId],
+) -> Result<Speaker<'s, Context>> {
+    let n_ctx = context.n_ctx();
+    let branch = context.root()?;
+    Ok(Speaker { lm: &mut **context, tokenizer: model.vocab(), branch, tokens, n_ctx })
+}
