@@ -153,6 +153,7 @@ fn write_path<S>(seen: &[(S, usize, u8)], mut i: usize, out: &mut Vec<u8>) {
 impl<A: Automaton, B: Automaton> Automaton for Both<A, B> {
     type State = (A::State, B::State);
     const COMPLETION: Completion = Completion::Searched;
+    const HAS_COSTLY_STEPS: bool = A::HAS_COSTLY_STEPS || B::HAS_COSTLY_STEPS;
 
     fn start(&self) -> Self::State {
         (self.first.start(), self.second.start())

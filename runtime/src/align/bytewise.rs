@@ -10,13 +10,14 @@
 //! when a grammar gives every position a state of its own in which nearly everything is allowed
 //! (a counted repetition of any character): each mask is then a full walk.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, TryLockError};
 
 use hashbrown::{HashMap, HashSet};
 use rustc_hash::FxBuildHasher;
 
 use super::constraint::Constraint;
 use super::masks::{Mask, MaskCache};
+use super::steps::Steps;
 use super::trie::{Pair, TokenTrie};
 use crate::error::{Error, ErrorKind, Result};
 use crate::grammar::{Automaton, Completion};
@@ -54,6 +55,8 @@ struct Shared<A: Automaton> {
     /// Whether every byte a completion may hold has a token of its own.
     is_closed: bool,
     masks: MaskCache<A::State>,
+    /// Steps taken on long walks, if they are costly.
+    steps: Mutex<Steps<A::State>>,
 }
 
 #[derive(Clone, Copy)]
@@ -74,6 +77,7 @@ pub struct Bytewise<A: Automaton> {
     ended: bool,
     // scratch, taken once
     path: Vec<A::State>,
+    numbers: Vec<u16>,
     pairs: Vec<Pair<A::State>>,
     found: TokenSet,
     text: Vec<u8>,
@@ -90,12 +94,19 @@ impl<A: Automaton> Bytewise<A> {
         let single = trie.single_bytes();
         let is_closed = (0..=255u8).all(|b| single[usize::from(b)] || !automaton.may_write(b));
         let mut this = Self {
-            shared: Arc::new(Shared { automaton, trie, is_closed, masks: MaskCache::new(n_vocab) }),
+            shared: Arc::new(Shared {
+                automaton,
+                trie,
+                is_closed,
+                masks: MaskCache::new(n_vocab),
+                steps: Mutex::default(),
+            }),
             limits,
             past: vec![Entry { state: start, planned: None, plan_len: 0 }],
             plan: Vec::new(),
             ended: false,
             path: Vec::with_capacity(max_len + 1),
+            numbers: Vec::new(),
             pairs: Vec::new(),
             found: TokenSet::none(n_vocab),
             text: Vec::new(),
@@ -319,13 +330,13 @@ impl<A: Automaton> Bytewise<A> {
         let shared = Arc::clone(&self.shared);
         let base = shared.automaton.neutral(key);
         if A::COMPLETION == Completion::Exact || base == key {
-            return self.walk(key, |_, _| true);
+            return self.walk_all(key);
         }
         if shared.masks.get(&base).is_none() {
-            let (_, widest) = self.walk(base, |_, _| true);
+            let (_, widest) = self.walk_all(base);
             shared.masks.put(base, || Mask { words: self.found.words().into(), widest });
         }
-        let Some(mask) = shared.masks.get(&base) else { return self.walk(key, |_, _| true) };
+        let Some(mask) = shared.masks.get(&base) else { return self.walk_all(key) };
         self.found.words_mut().copy_from_slice(&mask.words);
         let (a, found) = (&shared.automaton, &mut self.found);
         let steps = shared.trie.walk_difference(
@@ -336,6 +347,35 @@ impl<A: Automaton> Bytewise<A> {
             |id, state| if state.is_some() { found.insert(id) } else { found.remove(id) },
         );
         (steps, u32::MAX)
+    }
+
+    /// Fills `found` with every viable token, as [`walk`](Self::walk) does when everything is kept.
+    fn walk_all(&mut self, state: A::State) -> (usize, u32) {
+        self.walk_by_number(state).unwrap_or_else(|| self.walk(state, |_, _| true))
+    }
+
+    /// As [`walk_all`](Self::walk_all) by remembered steps. `None` if they are not worth it, did not find room,
+    /// or another request is using them.
+    fn walk_by_number(&mut self, state: A::State) -> Option<(usize, u32)> {
+        if !A::HAS_COSTLY_STEPS {
+            return None;
+        }
+        let shared = Arc::clone(&self.shared);
+        let mut steps = match shared.steps.try_lock() {
+            Ok(steps) => steps,
+            Err(TryLockError::Poisoned(steps)) => steps.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let [start] = steps.begin([state]);
+        let (automaton, found) = (&shared.automaton, &mut self.found);
+        found.clear();
+        let n = shared.trie.walk(
+            start,
+            &mut self.numbers,
+            |s, b| steps.step(automaton, s, b),
+            |id, _| found.insert(id),
+        );
+        (!steps.is_full()).then_some((n, u32::MAX))
     }
 
     /// As `mask_viable` near the limit: only tokens known to be completable in what is left.
@@ -497,6 +537,7 @@ impl<A: Automaton + 'static> Constraint for Bytewise<A> {
             plan: self.plan.clone(),
             ended: self.ended,
             path: Vec::with_capacity(self.path.capacity()),
+            numbers: Vec::new(),
             pairs: Vec::new(),
             found: TokenSet::none(self.found.n_vocab()),
             text: Vec::new(),

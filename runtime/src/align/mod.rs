@@ -15,6 +15,7 @@ mod lexical;
 mod lexicon;
 mod masks;
 mod staged;
+mod steps;
 #[cfg(test)]
 mod staged_tests;
 mod together;

@@ -242,6 +242,7 @@ impl<F: FreePart, S: Automaton> Automaton for Staged<F, S> {
         (_, Completion::Searched) => Completion::Searched,
         _ => Completion::Checked,
     };
+    const HAS_COSTLY_STEPS: bool = !F::TAKES_ALL || S::HAS_COSTLY_STEPS;
 
     fn start(&self) -> Self::State {
         StagedState::Free(self.free.start(), 0)

@@ -30,6 +30,9 @@ pub trait Automaton: Send + Sync {
     /// What is known about completions.
     const COMPLETION: Completion;
 
+    /// Whether a step costs much more than a look into a table: worth remembering then.
+    const HAS_COSTLY_STEPS: bool = false;
+
     /// The state before the first byte.
     fn start(&self) -> Self::State;
 

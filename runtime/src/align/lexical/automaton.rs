@@ -286,6 +286,7 @@ impl WordingAutomaton {
 impl Automaton for WordingAutomaton {
     type State = WordingState;
     const COMPLETION: Completion = Completion::Checked;
+    const HAS_COSTLY_STEPS: bool = true;
 
     fn start(&self) -> WordingState {
         WordingState::default()
