@@ -9,6 +9,7 @@
 mod aligned;
 mod beam;
 mod conditioned;
+mod law;
 mod nudged;
 mod plan;
 mod report;
@@ -19,6 +20,7 @@ mod stop;
 pub use aligned::{Aligned, Bans, OnMatch};
 pub use beam::{MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
+pub use law::{Likelihood, law, sampling_bound, total_variation};
 pub use nudged::{NudgePair, nudged};
 pub use plan::{AlignPlan, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};

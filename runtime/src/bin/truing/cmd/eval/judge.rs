@@ -82,6 +82,7 @@ impl Judge {
             Suite::Length => "adherence",
             Suite::Jsonschema => "valid",
             Suite::Grammar => "accepted",
+            Suite::Distribution => "within_bound",
             Suite::Ifeval => "strict_row",
             Suite::Edits => "exact_match",
         }

@@ -2,6 +2,7 @@
 
 mod answer;
 mod asked;
+mod distribution;
 mod figures;
 mod judge;
 mod shapes;
@@ -16,6 +17,7 @@ use answer::{Answered, Job, Runner};
 use anyhow::{Context as _, Result};
 use asked::Planner;
 use clap::Args;
+use distribution::Distribution;
 use figures::Scored;
 use judge::{Answer, Judge};
 use serde_json::{Value, json};
@@ -52,7 +54,8 @@ ifeval row, or from the profile; rows without any get one in turn, which is adde
 Examples:
   truing eval keywords --data commongen.jsonl --limit 50 --compare
   truing eval ifeval smollm2 --data ifeval.jsonl --plain --json
-  truing eval grammar --data grammars/index.jsonl")]
+  truing eval grammar --data grammars/index.jsonl
+  truing eval distribution --data finite_languages.jsonl --samples 2000")]
 pub struct Eval {
     /// What to score
     #[arg(value_enum)]
@@ -65,6 +68,9 @@ pub struct Eval {
     /// Take the first N rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
+    /// `distribution`: texts drawn of each language
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    samples: u32,
     /// No constraints at all
     #[arg(long)]
     plain: bool,
@@ -93,6 +99,10 @@ pub struct Eval {
     steer: SteerArgs,
 }
 
+/// `distribution`: longest text, and branches that its context has room for.
+const LISTED_TOKENS: usize = 32;
+const LISTING_BRANCHES: usize = 4;
+
 /// Settings that all rows share.
 struct Shared {
     profile: Profile,
@@ -118,6 +128,9 @@ impl Eval {
         let (mut profile, base) = self.constraints.resolve()?;
         if self.constraints.profile.is_none() {
             profile.sampling.temperature = 0.0;
+        }
+        if self.suite == Suite::Distribution {
+            return self.distribution(&profile);
         }
         if profile.constraints.mode() != Mode::Mask {
             return Err(BadUsage("eval runs masked generation only: expected mode \"mask\"".into()).into());
@@ -161,6 +174,22 @@ impl Eval {
             None => None,
         };
         Ok((search, nudge))
+    }
+
+    fn distribution(&self, profile: &Profile) -> Result<()> {
+        let mut rows = Row::read_all(&self.data)?;
+        rows.truncate(self.limit.map_or(usize::MAX, |n| n as usize));
+        let (model, n_samples) = (self.model.open()?, self.samples as usize);
+        let measured = Distribution {
+            context: self.model.run.context(&model, LISTING_BRANCHES)?,
+            model: &model,
+            n_samples,
+            mode: profile.constraints.mode(),
+            max_tokens: self.limits.limits(profile).max_tokens.unwrap_or(LISTED_TOKENS),
+            seed: self.seed(),
+        }
+        .run(&rows)?;
+        distribution::show(&measured, n_samples, self.json)
     }
 
     /// What the rows ask. `profile`: the wording that the profile asks for.

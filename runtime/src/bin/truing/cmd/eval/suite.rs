@@ -22,6 +22,8 @@ pub enum Suite {
     Jsonschema,
     /// Texts of a GBNF grammar: rows {file|grammar, prompt?, accept?, reject?}
     Grammar,
+    /// Draws from finite languages against the model's own law: rows {grammar, prompt}
+    Distribution,
     /// Instructions that a program can check: rows {prompt, checks}
     Ifeval,
     /// Corrected and revised texts: rows {kind, instruction, input, output}
@@ -83,6 +85,8 @@ impl Task {
             Suite::Keywords => keywords(row).map(Some),
             Suite::Length => length(row, index, profile),
             Suite::Jsonschema => schema(row).map(Some),
+            // its rows are not answered one text each
+            Suite::Distribution => Ok(None),
             Suite::Grammar => grammar(row).map(Some),
             Suite::Ifeval => ifeval(row).map(Some),
             Suite::Edits => edits(row).map(Some),
@@ -191,12 +195,22 @@ fn schema(row: &Row) -> Result<Task> {
     })
 }
 
-fn grammar(row: &Row) -> Result<Task> {
+/// The grammar of a row: its text, or that of the file it names.
+fn grammar_text(row: &Row) -> Result<String> {
     let key = if row.get("file").is_some() { "file" } else { "grammar" };
-    let text = match row.text(key)?.contains("::=") {
-        true => row.text(key)?.to_owned(),
-        false => row.file(key)?,
-    };
+    match row.text(key)?.contains("::=") {
+        true => Ok(row.text(key)?.to_owned()),
+        false => row.file(key),
+    }
+}
+
+/// What a row with a grammar asks.
+pub fn shape_of_grammar(row: &Row) -> Result<Asked> {
+    Ok(Asked { shape: Some((GrammarKind::Gbnf, grammar_text(row)?)), ..Asked::default() })
+}
+
+fn grammar(row: &Row) -> Result<Task> {
+    let text = grammar_text(row)?;
     let accept = match ["accept", "language"].into_iter().find(|k| row.get(k).is_some()) {
         Some(key) => row.texts(key)?,
         None => Vec::new(),
