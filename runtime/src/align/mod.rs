@@ -15,9 +15,9 @@ mod lexical;
 mod lexicon;
 mod masks;
 mod staged;
-mod steps;
 #[cfg(test)]
 mod staged_tests;
+mod steps;
 mod together;
 #[cfg(test)]
 mod together_tests;

@@ -126,7 +126,11 @@ mod tests {
             let (mut state, mut n) = (0, start);
             for byte in (0..=255u8).chain(0..=9) {
                 let (want, got) = (adder.step(state, byte), steps.step(&adder, n, byte));
-                assert_eq!(got.map(|n| steps.states[usize::from(n)]), want, "round {round}, {byte} at {state}");
+                assert_eq!(
+                    got.map(|n| steps.states[usize::from(n)]),
+                    want,
+                    "round {round}, {byte} at {state}"
+                );
                 (state, n) = (want.unwrap_or(state), got.unwrap_or(n));
             }
         }

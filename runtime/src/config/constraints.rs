@@ -36,7 +36,8 @@ pub struct ConstraintSection {
     pub until: Option<String>,
     /// Which part wording and lengths are about.
     pub scope: Scope,
-    /// Most logits added to what leads to a clause, when the token limit comes near; 0: none.
+    /// Logits added to what leads to a missing clause, growing up to this at the token limit, and up to twice this
+    /// after an end that the model wanted too early; then to the end of the text. 0: none.
     pub pressure: f32,
 }
 
@@ -56,7 +57,7 @@ impl Default for ConstraintSection {
             after: None,
             until: None,
             scope: Scope::default(),
-            pressure: 2.0,
+            pressure: 10.0,
         }
     }
 }

@@ -39,7 +39,8 @@ pub struct Aligned {
     pub constraint: Option<Box<dyn Constraint>>,
     /// Phrases found as they come. With a constraint that excludes them anyway, only holds their beginnings.
     pub bans: Option<Bans>,
-    /// Most logits that are added to tokens on the way to what must still be said, when the limit comes near.
+    /// What is added, in logits, to tokens on the way to what must still be said when the limit is reached; at most
+    /// twice that where the model would have ended the text before.
     pub pressure: f32,
     /// Judges the finished text, for the report.
     pub judge: Option<Arc<Judge>>,
@@ -65,8 +66,12 @@ impl From<Box<dyn Constraint>> for Aligned {
     }
 }
 
-/// Share of the budget in which pressure grows.
-const PRESSED_SHARE: f64 = 0.3;
+/// Pressure after an end that the model wanted and may not have yet, and how much it grows with each token from there,
+/// in units of the profile's `pressure`.
+const DENIED: f32 = 0.2;
+const DENIED_GROWTH: f32 = 0.1;
+/// Most such units.
+const MOST_DENIED: f32 = 2.0;
 /// Times a text is taken back before it is given up.
 pub(super) const MAX_BACKTRACKS: u32 = 64;
 
@@ -92,6 +97,11 @@ pub(super) struct Masks {
     is_masked: bool,
     pressure: f32,
     advancing: Vec<TokenId>,
+    /// Where the model would first have ended the text since something was last said that must be said, and what had
+    /// been said.
+    denied: Option<(usize, u64)>,
+    /// Tokens that end a text.
+    ends: Vec<TokenId>,
     /// Tokens left when the request began; 0 without a limit.
     budget: usize,
 }
@@ -102,6 +112,7 @@ impl Masks {
         pressure: f32,
         n_vocab: usize,
         forbidden: Vec<TokenId>,
+        ends: &[TokenId],
         budget: usize,
     ) -> Self {
         Self {
@@ -112,6 +123,8 @@ impl Masks {
             refused: Vec::new(),
             pressure,
             advancing: Vec::new(),
+            denied: None,
+            ends: ends.to_vec(),
             budget,
         }
     }
@@ -169,6 +182,7 @@ impl Masks {
         if let Some(constraint) = &mut self.constraint {
             constraint.rollback(len - n)?;
         }
+        self.denied = self.denied.filter(|d| d.0 < n);
         self.refused.retain(|r| r.at <= n);
         self.refused.push(Refused { at: n, token, is_begin, is_lifted: false });
         self.is_masked = true;
@@ -201,20 +215,35 @@ impl Masks {
         Ok(any)
     }
 
-    /// What to add to the logits of which tokens, `n` tokens into the text.
-    pub fn press(&mut self, n: usize) -> impl Iterator<Item = (TokenId, f32)> + '_ {
+    /// What to add to which of the `logits`, `n` tokens into the text. Pressure to say what is asked for grows as room
+    /// gets scarce, and where the model has nothing more to say: without it that piles up at the end. Once all is
+    /// said and a sentence has ended (`is_closed`), the same pressure is on the end of the text.
+    pub fn press(
+        &mut self,
+        n: usize,
+        logits: &[f32],
+        is_closed: bool,
+    ) -> impl Iterator<Item = (TokenId, f32)> + '_ {
         self.advancing.clear();
         let mut weight = 0.0;
-        if self.pressure > 0.0
-            && self.budget > 0
+        if self.is_pressed()
             && let Some(constraint) = &mut self.constraint
             && let Some(need) = constraint.witness_len()
         {
             let slack = self.budget.saturating_sub(n).saturating_sub(need) as f64;
-            let share = 1.0 - slack / (PRESSED_SHARE * self.budget as f64);
-            weight = self.pressure * share.max(0.0) as f32;
-            if weight > 0.0 {
-                constraint.advancing(&mut self.advancing);
+            let scarcity = (1.0 - slack / self.budget as f64) as f32;
+            let met = constraint.met();
+            self.denied = self.denied.filter(|d| d.1 == met);
+            let may_end = constraint.may_end();
+            if self.denied.is_none() && !may_end && wants_end(logits, &self.ends) {
+                self.denied = Some((n, met));
+            }
+            let denied = self.denied.map_or(0.0, |(at, _)| DENIED + (n - at) as f32 * DENIED_GROWTH);
+            weight = self.pressure * denied.min(MOST_DENIED).max(scarcity);
+            match may_end {
+                false => constraint.advancing(&mut self.advancing),
+                true if is_closed && met != 0 => self.advancing.extend(&self.ends),
+                true => {}
             }
         }
         self.advancing.iter().map(move |&t| (t, weight))
@@ -224,6 +253,12 @@ impl Masks {
     pub fn is_pressed(&self) -> bool {
         self.pressure > 0.0 && self.budget > 0
     }
+}
+
+/// Whether an end token is the likeliest. Seldom looks at many logits: the first larger one decides.
+fn wants_end(logits: &[f32], ends: &[TokenId]) -> bool {
+    let end = ends.iter().filter_map(|&e| logits.get(e as usize)).copied().fold(f32::NEG_INFINITY, f32::max);
+    end > f32::NEG_INFINITY && !logits.iter().any(|&l| l > end)
 }
 
 fn single(set: &TokenSet) -> Option<TokenId> {
@@ -322,5 +357,78 @@ impl Outlet {
             self.n_seen = n_bytes;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::align::{Bytewise, Clause, Limits, ListVocab, TokenTrie, Wording, WordingAutomaton};
+
+    const BUDGET: usize = 40;
+    const PRESSURE: f32 = 10.0;
+    const DOG: TokenId = 4;
+    const END: TokenId = 7;
+    const N_VOCAB: usize = 8;
+
+    /// Asks for the word dog.
+    fn masks() -> Masks {
+        let trie = Arc::new(TokenTrie::new(Arc::new(ListVocab::new(["a", " ", ".", "d", " dog", "o", "g"]))));
+        let wording = Wording { include: vec![Clause::any(["dog"])], ..Wording::default() };
+        let automaton = WordingAutomaton::for_vocab(&wording, &trie).expect("phrases");
+        let limits = Limits { max_tokens: Some(BUDGET), ..Limits::default() };
+        let constraint = Bytewise::new(automaton, trie, limits).expect("satisfiable");
+        Masks::new(Some(Box::new(constraint)), PRESSURE, N_VOCAB, Vec::new(), &[END], BUDGET)
+    }
+
+    /// A row in which `token` is the likeliest.
+    fn wants(token: TokenId) -> Vec<f32> {
+        (0..N_VOCAB as TokenId).map(|t| if t == token { 3.0 } else { 0.0 }).collect()
+    }
+
+    fn pressed(masks: &mut Masks, n: usize, top: TokenId, is_closed: bool) -> Vec<(TokenId, f32)> {
+        masks.press(n, &wants(top), is_closed).collect()
+    }
+
+    /// The pressure on the way to the word.
+    fn on_word(found: &[(TokenId, f32)]) -> f32 {
+        let weight = found.iter().find(|f| f.0 == DOG).expect("the word is on its way").1;
+        assert!(found.iter().all(|f| f.1 == weight && f.0 != END), "{found:?}");
+        weight
+    }
+
+    #[test]
+    fn pressure_grows_after_an_end_that_came_too_early() {
+        let mut m = masks();
+        assert!(on_word(&pressed(&mut m, 0, 0, false)) < 2.0);
+        for n in 0..8 {
+            assert!(m.take(0).expect("accepted"));
+            // the model would stop after the first token, and says no more of it later
+            let top = if n == 0 { END } else { 0 };
+            let want = (DENIED + n as f32 * DENIED_GROWTH) * PRESSURE;
+            let found = on_word(&pressed(&mut m, n + 1, top, false));
+            assert!((found - want).abs() < 1e-5, "{n}: {found}, {want}");
+        }
+        // what was denied behind a cut is forgotten
+        m.cut(1, 8, 1, false).expect("cut");
+        assert!(on_word(&pressed(&mut m, 1, 0, false)) < 2.0);
+    }
+
+    #[test]
+    fn pressure_is_on_the_end_once_all_is_said() {
+        let mut m = masks();
+        assert!(m.take(DOG).expect("accepted"));
+        assert_eq!(pressed(&mut m, 1, 0, false), []);
+        assert!(m.take(2).expect("accepted"));
+        let early = pressed(&mut m, 2, 0, true);
+        let late = pressed(&mut m, 30, 0, true);
+        assert!(matches!((&early[..], &late[..]), ([(END, a)], [(END, b)]) if a < b), "{early:?} {late:?}");
+    }
+
+    #[test]
+    fn without_pressure_nothing_is_added() {
+        let mut m = masks();
+        m.pressure = 0.0;
+        assert_eq!(pressed(&mut m, 30, END, true), []);
     }
 }

@@ -107,7 +107,14 @@ impl<B> Slot<B> {
             n_forced: 0,
             cut: None,
             chain,
-            masks: Masks::new(aligned.constraint, aligned.pressure, lm.n_vocab(), forbidden, budget),
+            masks: Masks::new(
+                aligned.constraint,
+                aligned.pressure,
+                lm.n_vocab(),
+                forbidden,
+                setting.vocab.eog_ids(),
+                budget,
+            ),
             outlet,
             limits: request.limits,
             seed: request.sampling.seed,
@@ -201,7 +208,7 @@ impl<B> Slot<B> {
         let logits = row(self.n_rows() - 1);
         self.feed.clear();
         self.n_forced = 0;
-        let Some(sampled) = self.choose(logits)? else { return self.leave_dead_end() };
+        let Some(sampled) = self.choose(logits, setting)? else { return self.leave_dead_end() };
         let mark = Mark {
             start: self.outlet.n_seen(),
             released: 0,
@@ -225,9 +232,10 @@ impl<B> Slot<B> {
     }
 
     /// Draws the next token; none if nothing may come next.
-    fn choose(&mut self, logits: &[f32]) -> Result<Option<Sampled>> {
+    fn choose(&mut self, logits: &[f32], setting: &Setting<'_>) -> Result<Option<Sampled>> {
         if self.masks.is_pressed() {
-            self.chain.set_step_bias(self.masks.press(self.ids.len()));
+            let is_closed = self.ids.last().is_some_and(|&t| ends_sentence(setting.vocab.token_bytes(t)));
+            self.chain.set_step_bias(self.masks.press(self.ids.len(), logits, is_closed));
         }
         let mut refused = 0;
         loop {
@@ -428,6 +436,13 @@ impl<B> Slot<B> {
 /// The bytes that a token adds to the text.
 fn bytes_of(vocab: &Vocab, token: TokenId, show_special: bool) -> &[u8] {
     if show_special { vocab.token_piece(token) } else { vocab.token_bytes(token) }
+}
+
+/// Whether a sentence ends with `bytes`: a full stop or its like, quotes and brackets closed behind it.
+fn ends_sentence(bytes: &[u8]) -> bool {
+    let text = std::str::from_utf8(bytes).unwrap_or_default();
+    let text = text.trim_end_matches(|c: char| c.is_whitespace() || "\"'”’)]»".contains(c));
+    text.ends_with(['.', '!', '?', '…', '。', '！', '？'])
 }
 
 /// A chain that has seen the prompt, as penalties want it, and needs no more memory for `n_tokens`.

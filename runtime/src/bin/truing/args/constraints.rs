@@ -71,7 +71,7 @@ pub struct ConstraintArgs {
     /// Which part --include, --exclude and lengths are about, with --after
     #[arg(long, value_enum, value_name = "PART")]
     pub scope: Option<ScopeArg>,
-    /// Most logits added to what leads to a missing phrase when the token limit comes near [default: 2]
+    /// Logits added to what leads to a missing phrase at the token limit; less before it [default: 10]
     #[arg(long, value_name = "X")]
     pub pressure: Option<f32>,
 }
