@@ -126,6 +126,21 @@ fn a_stop_text_ends_the_answer_and_is_not_shown() {
 }
 
 #[test]
+fn a_prompt_cut_inside_a_word_is_healed() {
+    let model = smollm2();
+    let go_on = |more: &[&str]| {
+        let mut args = vec!["generate", &model, "--raw", "-p", "The largest ocean on Earth is the Pac"];
+        args.extend(["--temp", "0", "--max-tokens", "12", "--json"]);
+        args.extend(more);
+        json(&truing(&args))["text"].as_str().expect("text").to_owned()
+    };
+    let (plain, healed) = (go_on(&[]), go_on(&["--heal"]));
+    assert!(healed.starts_with("ific Ocean"), "{healed:?}, without healing {plain:?}");
+    let asked = go_on(&["--heal", "--regex", "ific[a-z ]{8}"]);
+    assert!(asked.starts_with("ific") && asked.len() == 12, "{asked:?}");
+}
+
+#[test]
 fn tokens_go_both_ways() {
     let model = smollm2();
     let text = "Hello, wörld! <|im_end|>";

@@ -10,6 +10,7 @@ mod compose;
 mod conditioned;
 mod constraint;
 mod guided;
+mod healing;
 mod judge;
 mod lexical;
 mod lexicon;
@@ -30,6 +31,7 @@ pub use compose::{Constraints, Scope, Shape};
 pub use conditioned::ConstraintMasks;
 pub use constraint::Constraint;
 pub use guided::{Guide, GuidedGrammar, JsonOptions, Tool, Whitespace};
+pub use healing::{Healing, taken_back};
 pub use judge::Judge;
 pub use lexical::{
     Boundary, Case, Clause, HoldBack, Match, Meter, Norm, Phrase, Range, Unit, UnitCounts, Wording,

@@ -186,6 +186,35 @@ impl TokenTrie {
         }
     }
 
+    /// The place of `text` in the tree: its first node below, and where that subtree ends. `None` if no token begins
+    /// with it.
+    fn below(&self, text: &[u8]) -> Option<(usize, usize)> {
+        let (mut at, mut end, mut depth) = (0, self.nodes.len(), 0);
+        while depth < text.len() {
+            let node = self.nodes.get(at).filter(|_| at < end)?;
+            if node.byte != text[depth] {
+                at = node.next as usize;
+                continue;
+            }
+            depth += 1;
+            (at, end) = (at + 1, node.next as usize);
+        }
+        Some((at, end))
+    }
+
+    /// Whether some token begins with `text` and is longer.
+    pub fn has_longer(&self, text: &[u8]) -> bool {
+        self.below(text).is_some_and(|(at, end)| at < end)
+    }
+
+    /// Calls `found` with every token that `text` begins with, or that begins with `text`.
+    pub fn beginning(&self, text: &[u8], mut found: impl FnMut(TokenId)) {
+        self.prefixes(text, |id, _| found(id));
+        if let Some((at, end)) = self.below(text) {
+            self.nodes[at..end].iter().for_each(|node| self.each_id(node.token, &mut found));
+        }
+    }
+
     /// The fewest tokens that spell `text`, as ids; `None` if no split exists.
     /// Among equal counts the longest first token wins.
     pub fn tokenize(&self, text: &[u8]) -> Option<Vec<TokenId>> {

@@ -1,11 +1,11 @@
 //! A profile made ready for one model.
 
 use super::{Job, Search};
-use crate::align::{Constraints, Lexicon};
+use crate::align::{Constraints, Lexicon, TokenTrie, taken_back};
 use crate::config::{Method, Mode, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::SamplingParams;
-use crate::session::{AlignPlan, Aligned, Limits};
+use crate::session::{AlignPlan, Aligned, Limits, heal};
 use crate::token::TokenId;
 use std::sync::Arc;
 
@@ -26,6 +26,8 @@ pub struct Settings {
     pub beams: Option<usize>,
     /// A search by rewards.
     pub search: Option<Search>,
+    /// Heals the ends of prompts with the tokens of this tree.
+    healing: Option<Arc<TokenTrie>>,
     plan: Option<AlignPlan>,
 }
 
@@ -61,13 +63,20 @@ impl Settings {
             },
             beams: is_search.then_some(profile.search.n_beams()),
             search,
+            healing: None,
             plan,
         })
     }
 
     /// No constraints, no search.
     pub fn plain(sampling: SamplingParams, limits: Limits) -> Self {
-        Self { sampling, limits, beams: None, search: None, plan: None }
+        Self { sampling, limits, beams: None, search: None, healing: None, plan: None }
+    }
+
+    /// From here on the last tokens of a prompt are spelled again if longer ones could stand there: for prompts that
+    /// are to be continued as they are. Not for texts that are searched or drawn from the conditioned law.
+    pub fn heal_prompts(&mut self, lexicon: &Lexicon) {
+        self.healing = Some(Arc::clone(lexicon.trie()));
     }
 
     /// The constraints, if there are some.
@@ -113,12 +122,25 @@ impl Settings {
     /// # Errors  As there.
     pub fn job_with(
         &self,
-        tokens: Vec<TokenId>,
+        mut tokens: Vec<TokenId>,
         sampling: SamplingParams,
         limits: Limits,
         n_ctx: usize,
     ) -> Result<Job> {
-        let aligned = self.aligned(tokens.len(), &limits, n_ctx)?;
+        let Some(trie) = self.healing.as_ref().filter(|_| self.whole().is_none() && self.search.is_none())
+        else {
+            let aligned = self.aligned(tokens.len(), &limits, n_ctx)?;
+            return Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned });
+        };
+        let (n, prefix) = taken_back(&tokens, trie);
+        tokens.truncate(tokens.len() - n);
+        // what the prefix may take at most, a token a byte, is not the constraint's to spend
+        let rest = Limits {
+            max_tokens: limits.max_tokens.map(|m| m.saturating_sub(prefix.len())),
+            ..limits.clone()
+        };
+        let aligned = self.aligned(tokens.len() + prefix.len(), &rest, n_ctx)?;
+        let aligned = if prefix.is_empty() { aligned } else { heal(aligned, trie, prefix)? };
         Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned })
     }
 }

@@ -42,6 +42,8 @@ pub struct Aligned {
     /// What is added, in logits, to tokens on the way to what must still be said when the limit is reached; at most
     /// twice that where the model would have ended the text before.
     pub pressure: f32,
+    /// Bytes at the start of the text that belong to the prompt, by token healing: they are not shown.
+    pub n_healed: usize,
     /// Judges the finished text, for the report.
     pub judge: Option<Arc<Judge>>,
     /// What watches the answer as it is decoded.
@@ -86,6 +88,14 @@ struct Refused {
     is_lifted: bool,
 }
 
+/// Tokens with which things end.
+pub(super) struct Endings {
+    /// Those that end a text.
+    pub text: Vec<TokenId>,
+    /// The one that ends a sentence.
+    pub sentence: Option<TokenId>,
+}
+
 /// The tokens that may come next.
 pub(super) struct Masks {
     pub constraint: Option<Box<dyn Constraint>>,
@@ -100,8 +110,7 @@ pub(super) struct Masks {
     /// Where the model would first have ended the text since something was last said that must be said, and what had
     /// been said.
     denied: Option<(usize, u64)>,
-    /// Tokens that end a text.
-    ends: Vec<TokenId>,
+    endings: Endings,
     /// Tokens left when the request began; 0 without a limit.
     budget: usize,
 }
@@ -112,7 +121,7 @@ impl Masks {
         pressure: f32,
         n_vocab: usize,
         forbidden: Vec<TokenId>,
-        ends: &[TokenId],
+        endings: Endings,
         budget: usize,
     ) -> Self {
         Self {
@@ -124,7 +133,7 @@ impl Masks {
             pressure,
             advancing: Vec::new(),
             denied: None,
-            ends: ends.to_vec(),
+            endings,
             budget,
         }
     }
@@ -217,7 +226,7 @@ impl Masks {
 
     /// What to add to which of the `logits`, `n` tokens into the text. Pressure to say what is asked for grows as room
     /// gets scarce, and where the model has nothing more to say: without it that piles up at the end. Once all is
-    /// said and a sentence has ended (`is_closed`), the same pressure is on the end of the text.
+    /// said the pressure is on the end of the sentence, and where one has ended (`is_closed`), of the text.
     pub fn press(
         &mut self,
         n: usize,
@@ -235,15 +244,19 @@ impl Masks {
             let met = constraint.met();
             self.denied = self.denied.filter(|d| d.1 == met);
             let may_end = constraint.may_end();
-            if self.denied.is_none() && !may_end && wants_end(logits, &self.ends) {
+            if self.denied.is_none() && !may_end && wants_end(logits, &self.endings.text) {
                 self.denied = Some((n, met));
             }
             let denied = self.denied.map_or(0.0, |(at, _)| DENIED + (n - at) as f32 * DENIED_GROWTH);
             weight = self.pressure * denied.min(MOST_DENIED).max(scarcity);
             match may_end {
                 false => constraint.advancing(&mut self.advancing),
-                true if is_closed && met != 0 => self.advancing.extend(&self.ends),
-                true => {}
+                true if met == 0 => {}
+                true if is_closed => self.advancing.extend(&self.endings.text),
+                true => {
+                    weight *= scarcity; // a sentence in the middle of the text has the better part of its room
+                    self.advancing.extend(self.endings.sentence);
+                }
             }
         }
         self.advancing.iter().map(move |&t| (t, weight))
@@ -283,24 +296,29 @@ pub(super) struct Outlet {
     passed: String,
     /// Raw bytes seen.
     n_seen: u64,
+    /// Bytes at the start that are part of the prompt.
+    n_healed: u64,
     pub released: String,
 }
 
 impl Outlet {
-    pub fn new(bans: Option<Bans>, stop: StopFilter) -> Self {
+    pub fn new(bans: Option<Bans>, stop: StopFilter, n_healed: usize) -> Self {
         Self {
             utf8: Utf8Stream::default(),
             bans,
             stop,
             passed: String::new(),
             n_seen: 0,
+            n_healed: n_healed as u64,
             released: String::with_capacity(256),
         }
     }
 
     /// Takes the bytes of one token.
     pub fn push(&mut self, bytes: &[u8]) -> Option<Match> {
+        let n_healed = self.n_healed.saturating_sub(self.n_seen).min(bytes.len() as u64);
         self.n_seen += bytes.len() as u64;
+        let bytes = bytes.get(n_healed as usize..).unwrap_or_default();
         let Self { utf8, bans, stop, passed, released, .. } = self;
         let Some(bans) = bans else {
             utf8.push(bytes, |text| stop.push(text, released));
@@ -309,7 +327,12 @@ impl Outlet {
         let found = bans.filter.push(bytes, passed);
         stop.push(passed, released);
         passed.clear();
-        found
+        self.placed(found)
+    }
+
+    /// A match with its place in the raw text.
+    fn placed(&self, found: Option<Match>) -> Option<Match> {
+        found.map(|m| Match { start: m.start + self.n_healed, ..m })
     }
 
     /// The text ends here: what was held is let out, unless a phrase is completed by the end.
@@ -322,7 +345,7 @@ impl Outlet {
                 stop.push(passed, released);
                 passed.clear();
                 if found.is_some() {
-                    return found;
+                    return self.placed(found);
                 }
             }
         }
@@ -347,13 +370,13 @@ impl Outlet {
 
     /// Raw bytes that cannot be taken back.
     pub fn n_final(&self) -> u64 {
-        self.bans.as_ref().map_or(self.n_seen, |b| b.filter.n_released())
+        self.bans.as_ref().map_or(self.n_seen, |b| self.n_healed + b.filter.n_released())
     }
 
     /// Takes back the text behind `n_bytes`.
     pub fn rewind(&mut self, n_bytes: u64) -> Result<()> {
         if let Some(bans) = &mut self.bans {
-            bans.filter.rewind(n_bytes)?;
+            bans.filter.rewind(n_bytes.saturating_sub(self.n_healed))?;
             self.n_seen = n_bytes;
         }
         Ok(())
@@ -378,7 +401,14 @@ mod tests {
         let automaton = WordingAutomaton::for_vocab(&wording, &trie).expect("phrases");
         let limits = Limits { max_tokens: Some(BUDGET), ..Limits::default() };
         let constraint = Bytewise::new(automaton, trie, limits).expect("satisfiable");
-        Masks::new(Some(Box::new(constraint)), PRESSURE, N_VOCAB, Vec::new(), &[END], BUDGET)
+        Masks::new(
+            Some(Box::new(constraint)),
+            PRESSURE,
+            N_VOCAB,
+            Vec::new(),
+            Endings { text: vec![END], sentence: Some(2) },
+            BUDGET,
+        )
     }
 
     /// A row in which `token` is the likeliest.
@@ -418,7 +448,8 @@ mod tests {
     fn pressure_is_on_the_end_once_all_is_said() {
         let mut m = masks();
         assert!(m.take(DOG).expect("accepted"));
-        assert_eq!(pressed(&mut m, 1, 0, false), []);
+        let [(token, weight)] = pressed(&mut m, 20, 0, false)[..] else { panic!("the sentence has to end") };
+        assert!(token == 2 && weight < 0.5 * PRESSURE, "{token} {weight}");
         assert!(m.take(2).expect("accepted"));
         let early = pressed(&mut m, 2, 0, true);
         let late = pressed(&mut m, 30, 0, true);

@@ -22,7 +22,7 @@ pub use beam::{MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
 pub use law::{Likelihood, law, sampling_bound, total_variation};
 pub use nudged::{NudgePair, nudged};
-pub use plan::{AlignPlan, lexicon};
+pub use plan::{AlignPlan, heal, lexicon};
 pub use report::{Exactness, Finish, Report, Timings};
 pub use searched::{SearchPlan, searched};
 pub use stop::StopFilter;

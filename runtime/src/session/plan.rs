@@ -2,7 +2,7 @@
 
 use super::aligned::{Aligned, Bans, OnMatch};
 use super::conditioned::ExactOptions;
-use crate::align::{Constraints, HoldBack, Judge, Lexicon, Limits, TokenBytes};
+use crate::align::{Constraints, Healing, HoldBack, Judge, Lexicon, Limits, TokenBytes, TokenTrie};
 use crate::config::{ConstraintSection, Mode, OnExclude};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
@@ -27,6 +27,15 @@ impl TokenBytes for ModelTokens {
 /// The vocabulary of `model` made ready for constraints: 10 to 100 ms, once a model.
 pub fn lexicon(model: &Arc<Model>) -> Arc<Lexicon> {
     Arc::new(Lexicon::new(Arc::new(ModelTokens(Arc::clone(model)))))
+}
+
+/// `aligned` for a text that begins with `prefix`, taken back from the end of the prompt: see
+/// [`taken_back`](crate::align::taken_back). Its constraint must know a token limit lower by the bytes of `prefix`.
+/// # Errors `Unencodable` if no tokens spell `prefix`.
+pub fn heal(aligned: Aligned, trie: &Arc<TokenTrie>, prefix: Vec<u8>) -> Result<Aligned> {
+    let n_healed = prefix.len();
+    let healing = Healing::new(Arc::clone(trie), prefix, aligned.constraint)?;
+    Ok(Aligned { constraint: Some(Box::new(healing)), n_healed, ..aligned })
 }
 
 /// Constraints made ready for the requests of one model.
@@ -98,6 +107,7 @@ impl AlignPlan {
             constraint,
             bans: self.bans.clone(),
             pressure: self.pressure,
+            n_healed: 0,
             judge: Some(Arc::clone(&self.judge)),
             ..Aligned::default()
         })

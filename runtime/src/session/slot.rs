@@ -2,7 +2,7 @@
 
 mod guarded;
 
-use super::aligned::{MAX_BACKTRACKS, Masks, OnMatch, Outlet};
+use super::aligned::{Endings, MAX_BACKTRACKS, Masks, OnMatch, Outlet};
 use super::{Event, Exactness, Finish, Limits, Outcome, Report, Request, Setting, StopFilter, Timings};
 use crate::align::{Judge, Match};
 use crate::error::Result;
@@ -94,7 +94,7 @@ impl<B> Slot<B> {
         };
         let budget = request.limits.max_tokens.unwrap_or(usize::MAX).min(setting.n_ctx - n_prompt);
         let aligned = request.aligned;
-        let outlet = Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop));
+        let outlet = Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop), aligned.n_healed);
         let guarded = Guarded::new(aligned.watch, aligned.prefix, &outlet, reserved).map(Box::new);
         Ok(Self {
             index,
@@ -112,7 +112,7 @@ impl<B> Slot<B> {
                 aligned.pressure,
                 lm.n_vocab(),
                 forbidden,
-                setting.vocab.eog_ids(),
+                endings(setting.vocab),
                 budget,
             ),
             outlet,
@@ -436,6 +436,11 @@ impl<B> Slot<B> {
 /// The bytes that a token adds to the text.
 fn bytes_of(vocab: &Vocab, token: TokenId, show_special: bool) -> &[u8] {
     if show_special { vocab.token_piece(token) } else { vocab.token_bytes(token) }
+}
+
+fn endings(vocab: &Vocab) -> Endings {
+    let full_stop = vocab.tokenize(".", Specials::NONE).ok();
+    Endings { text: vocab.eog_ids().to_vec(), sentence: full_stop.and_then(|t| t.ids.first().copied()) }
 }
 
 /// Whether a sentence ends with `bytes`: a full stop or its like, quotes and brackets closed behind it.

@@ -50,6 +50,9 @@ pub struct Generate {
     /// Search with N texts side by side instead of drawing one: fluent texts that say what they must
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=session::MAX_BEAMS as i64), conflicts_with_all = ["samples", "distortion"], help_heading = "Constraints")]
     beams: Option<u16>,
+    /// Heal the prompt's end: its last token may become a longer one, as in "The capital of Fra"
+    #[arg(long, requires = "raw", conflicts_with_all = ["beams", "distortion"])]
+    heal: bool,
     /// Measure with K masked draws how far masking is from the exact law, instead of answering
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events"], help_heading = "Constraints")]
     distortion: Option<u32>,
@@ -100,6 +103,9 @@ impl Asked {
         settings.sampling = sampling;
         settings.limits = args.limits.limits(&profile);
         settings.beams = beams;
+        if args.heal {
+            settings.heal_prompts(&session::lexicon(model));
+        }
         Ok(Self { settings, nudge: profile.nudge, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
 
