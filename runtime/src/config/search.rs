@@ -47,6 +47,10 @@ pub struct SearchSection {
     pub gate: Option<f64>,
     /// Candidates compete by log-probability a token.
     pub len_norm: bool,
+    /// Keep the winner's outlook. Saves work, changes nothing.
+    pub reuse: Option<bool>,
+    /// Drop candidates that cannot win. Saves work, changes nothing.
+    pub prune: Option<bool>,
     /// How several rewards become one: `and` if there are several, `sum` if there is one.
     pub combine: Option<Combine>,
     /// `transfer_q…`: the aligned model, with the same vocabulary.
@@ -133,6 +137,8 @@ impl SearchSection {
             budget_evals: self.budget_evals,
             gate: self.gate,
             is_normed: self.len_norm,
+            reuses: self.reuse.unwrap_or(base.reuses),
+            prunes: self.prune.unwrap_or(base.prunes),
             ..base
         })
     }

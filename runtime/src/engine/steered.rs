@@ -1,17 +1,19 @@
 //! Searches by rewards and nudged answers: what a profile asks for, made ready.
 
 use super::prompt;
+use super::rewards::model_reward;
 use crate::align::Clause;
 use crate::config::{NudgeSection, Profile, RewardKind, RewardSection};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
 use crate::model::{Context, Model};
 use crate::reward::{Combine, Combined, Part};
-use crate::sampling::{NextLogits, SamplingParams};
+use crate::sampling::{Lent, NextLogits, SamplingParams};
 use crate::search::{SearchMethod, SearchParams, plain_sampling};
 use crate::session::{Event, Limits, NudgePair, Outcome, nudged};
 use crate::steer::Speaker;
 use crate::template::{Message, RenderOptions};
 use serde_json::Value;
+use std::sync::Arc;
 
 /// A search by rewards.
 #[derive(Clone, Debug)]
@@ -22,6 +24,8 @@ pub struct Search {
     combine: Combine,
     /// Phrases for keyword rewards that name none.
     include: Vec<Clause>,
+    /// The models that rewards name.
+    models: Vec<(String, Arc<Model>)>,
 }
 
 impl Search {
@@ -43,12 +47,33 @@ impl Search {
         }
         let single = if rewards.len() == 1 { Combine::Sum } else { Combine::And };
         let combine = profile.search.combine.unwrap_or(single);
-        let search = Self { params, rewards, combine, include: include.to_vec() };
+        let search = Self { params, rewards, combine, include: include.to_vec(), models: Vec::new() };
         let needs_rows = include.is_empty() && search.takes_include();
-        if search.rewards.is_empty() || !needs_rows {
+        if search.rewards.is_empty() || !needs_rows && search.names().next().is_none() {
             search.reward(&[])?; // so that mistakes are found before anything is evaluated
         }
         Ok(Some(search))
+    }
+
+    /// Names of the models that rewards ask.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.rewards.iter().flat_map(|r| r.model.iter().chain(&r.base)).map(String::as_str)
+    }
+
+    /// Opens the models that rewards ask, by `open`.
+    /// # Errors those of `open`, and of the rewards that were waiting for their models.
+    pub fn open_models(&mut self, open: &mut dyn FnMut(&str) -> Result<Arc<Model>>) -> Result<()> {
+        let mut models: Vec<(String, Arc<Model>)> = Vec::new();
+        for name in self.names() {
+            if !models.iter().any(|(n, _)| n == name) {
+                models.push((name.to_owned(), open(name)?));
+            }
+        }
+        self.models = models;
+        match self.include.is_empty() && self.takes_include() {
+            true => Ok(()),
+            false => self.reward(&[]).map(|_| ()),
+        }
     }
 
     /// Whether a keyword reward leaves its words to the caller.
@@ -68,10 +93,10 @@ impl Search {
         let part = |(i, section): (usize, &RewardSection)| {
             let place = || format!("reward {}", i + 1);
             let rule = section.rule(&include, &mut |_| Err(no_file())).at(place)?;
-            let reward = rule.ok_or_else(|| {
-                let message = format!("{:?}: rewards that ask a model are not available here", section.kind);
-                Error::new(ErrorKind::Unsupported, message).at(place())
-            })?;
+            let reward = match rule {
+                Some(rule) => rule,
+                None => model_reward(section, &|name| self.model(name)).at(place)?,
+            };
             Ok(Part { reward, weight: section.weight, transform: section.transform().at(place)? })
         };
         let parts = self.rewards.iter().enumerate().map(part).collect::<Result<_>>()?;
@@ -90,6 +115,16 @@ impl Search {
             },
             ..self.params.clone()
         }
+    }
+
+    fn model(&self, name: &str) -> Result<Arc<Model>> {
+        let found = self.models.iter().find(|(n, _)| n == name);
+        found.map(|(_, m)| Arc::clone(m)).ok_or_else(|| {
+            Error::new(
+                ErrorKind::Unsupported,
+                format!("model {name}: expected it to be opened before the search"),
+            )
+        })
     }
 
     /// Branches a context needs room for, each of `n_ctx` tokens.
@@ -162,8 +197,8 @@ impl Nudging<'_> {
 fn speaker<'s>(
     (model, context): &'s mut (&Model, &mut Context),
     tokens: &'s [crate::token::TokenId],
-) -> Result<Speaker<'s, Context>> {
+) -> Result<Speaker<'s, Lent<'s, Context>, &'s crate::vocab::Vocab>> {
     let n_ctx = context.n_ctx();
     let branch = context.root()?;
-    Ok(Speaker { lm: &mut **context, tokenizer: model.vocab(), branch, tokens, n_ctx })
+    Ok(Speaker { lm: Lent(context), tokenizer: model.vocab(), branch, tokens, n_ctx })
 }

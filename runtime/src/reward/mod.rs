@@ -11,7 +11,9 @@
 //! Source: Huang et al., DeAL, arXiv 2402.06147; Wang et al., arXiv 2402.00742; Balashankar et al., InfAlign.
 
 mod combine;
+mod implicit;
 mod json;
+mod judge;
 mod keywords;
 mod length;
 mod pattern;
@@ -21,7 +23,9 @@ mod tests;
 mod transform;
 
 pub use combine::{Combine, Combined, GATE_CLOSED, Part};
+pub use implicit::{Implicit, PromptTokens, Reader};
 pub use json::JsonReward;
+pub use judge::{AskTokens, Asker, Pairwise, YesNo};
 pub use keywords::Keywords;
 pub use length::LengthReward;
 pub use pattern::{PatternMode, PatternReward};

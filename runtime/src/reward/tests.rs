@@ -289,3 +289,113 @@ fn a_score_that_is_no_number_is_an_error() {
     assert!(Combined::new(vec![part(Fixed(1.0, asked), f64::NAN)], Combine::Sum).is_err());
     assert!(Combined::new(Vec::new(), Combine::Sum).is_err());
 }
+
+/// Bytes as tokens, and a few words; every byte of a question is a token.
+struct Bytewise(Vec<Vec<u8>>);
+
+impl Bytewise {
+    fn new() -> Self {
+        let words = ["A", " b", "B", "Yes", " yes", "no", "NO"];
+        let bytes = (0..=127u8).map(|b| vec![b]);
+        Self(bytes.chain(words.map(|w| w.as_bytes().to_vec())).chain([Vec::new()]).collect())
+    }
+}
+
+impl crate::align::TokenBytes for Bytewise {
+    fn n_vocab(&self) -> usize {
+        self.0.len()
+    }
+    fn bytes(&self, id: crate::token::TokenId) -> &[u8] {
+        self.0.get(id as usize).map_or(&[], |t| t)
+    }
+    fn eog_ids(&self) -> &[crate::token::TokenId] {
+        &[135]
+    }
+}
+
+impl crate::steer::Tokenizer for Bytewise {
+    fn encode(&self, text: &str) -> Result<Vec<crate::token::TokenId>> {
+        Ok(text.bytes().map(|b| crate::token::TokenId::from(b & 127)).collect())
+    }
+}
+
+/// The hash law over that many tokens, all of them told apart, its logits shifted by a number of each place.
+#[derive(Clone, Copy)]
+struct Shifted(f32);
+
+impl Law for Shifted {
+    fn n_vocab(&self) -> usize {
+        136
+    }
+    fn eos(&self) -> crate::token::TokenId {
+        135
+    }
+    fn probs(&self, prefix: &[crate::token::TokenId], out: &mut [f64]) {
+        let mut logits = vec![0.0; out.len()];
+        self.logits(prefix, &mut logits);
+        out.iter_mut().zip(&logits).for_each(|(p, l)| *p = f64::from(*l).exp());
+        let total: f64 = out.iter().sum();
+        out.iter_mut().for_each(|p| *p /= total);
+    }
+    fn logits(&self, prefix: &[crate::token::TokenId], out: &mut [f32]) {
+        let key = prefix.iter().fold(7u64, |h, t| h.wrapping_mul(1_000_003) ^ u64::from(*t));
+        let shift = self.0 * (1 + prefix.len() % 3) as f32;
+        let random = Random::new(key);
+        out.iter_mut().enumerate().for_each(|(t, z)| {
+            *z = (random.uniform_at(0, Purpose::Report, t as u32) * 4.0) as f32 + shift;
+        });
+    }
+}
+
+fn reader(shift: f32) -> Reader<crate::model::Context, Bytewise> {
+    use crate::steer::Tokenizer;
+    let lm = crate::oracles::paged(Shifted(shift), 64, 600, 64).unwrap();
+    let tokens = Box::new(|text: &str| Ok([&[135], &Bytewise::new().encode(text)?[..]].concat()));
+    Reader::new(lm, Bytewise::new(), tokens, 600).unwrap()
+}
+
+#[test]
+fn an_implicit_reward_of_equal_models_is_nothing() {
+    let texts = ["the cat", "the cat sat", "a dog", "the cat sat on", ""];
+    let mut same = Implicit::new(reader(0.0), reader(0.0), 0.1).unwrap();
+    let mut shifted = Implicit::new(reader(0.0), reader(3.0), 0.1).unwrap();
+    for prompt in ["who?", "what?", "who?"] {
+        for text in texts {
+            assert_eq!(same.score(prompt, closed(text)).unwrap().value, 0.0);
+            near(shifted.score(prompt, open(text)).unwrap().value, 0.0, 1e-4);
+        }
+    }
+    // what is kept between texts is what would be computed anew
+    let (mut kept, mut total) = (reader(0.0), 0.0);
+    for text in texts {
+        let fresh = reader(0.0).logprob("why?", text).unwrap();
+        near(kept.logprob("why?", text).unwrap(), fresh, 1e-9);
+        total += fresh;
+    }
+    assert!(total < -50.0);
+    assert!(Implicit::new(reader(0.0), reader(0.0), 0.0).is_err());
+}
+
+fn asker() -> Asker<crate::model::Context, Bytewise> {
+    use crate::steer::Tokenizer;
+    let lm = crate::oracles::paged(Shifted(0.0), 64, 600, 64).unwrap();
+    let ask = Box::new(|text: &str| Ok([&[135], &Bytewise::new().encode(text)?[..]].concat()));
+    Asker::new(lm, Bytewise::new(), ask, 600).unwrap()
+}
+
+#[test]
+fn a_judge_has_no_favourite_place() {
+    let mut pairs = Pairwise::new(asker()).unwrap();
+    for (a, b) in [("one", "two"), ("a", "a longer one"), ("x", "y")] {
+        let forth = pairs.compare("which?", a, b).unwrap();
+        assert_eq!(forth, -pairs.compare("which?", b, a).unwrap());
+        assert!(forth != 0.0);
+    }
+    assert_eq!(pairs.compare("which?", "same", "same").unwrap(), 0.0);
+    assert_eq!(pairs.off_topic(), 1.0, "a few tokens of many are little probability");
+    let mut judge = YesNo::new(asker(), "Is it good?").unwrap();
+    let first = value(&mut judge, closed("fine"));
+    let other = value(&mut judge, closed("bad"));
+    assert!(first > 0.0 && first < 1.0 && first != other);
+    assert_eq!(value(&mut judge, closed("fine")), first, "the same text, the same score");
+}

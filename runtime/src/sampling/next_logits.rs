@@ -79,3 +79,43 @@ pub trait NextLogits {
         None
     }
 }
+
+/// A source on loan, where one is to be owned.
+#[derive(Debug)]
+pub struct Lent<'a, L>(pub &'a mut L);
+
+impl<L: NextLogits> NextLogits for Lent<'_, L> {
+    type Branch = L::Branch;
+
+    fn n_vocab(&self) -> usize {
+        self.0.n_vocab()
+    }
+
+    fn root(&mut self) -> Result<Self::Branch> {
+        self.0.root()
+    }
+
+    fn fork(&mut self, branch: &Self::Branch) -> Result<Self::Branch> {
+        self.0.fork(branch)
+    }
+
+    fn truncate(&mut self, branch: &Self::Branch, len: usize) -> Result<()> {
+        self.0.truncate(branch, len)
+    }
+
+    fn len(&self, branch: &Self::Branch) -> usize {
+        self.0.len(branch)
+    }
+
+    fn eval(&mut self, batch: &[BatchItem<'_, Self::Branch>]) -> Result<()> {
+        self.0.eval(batch)
+    }
+
+    fn row(&self, i: usize) -> &[f32] {
+        self.0.row(i)
+    }
+
+    fn n_evals(&self) -> u64 {
+        self.0.n_evals()
+    }
+}

@@ -3,15 +3,15 @@
 use super::{Event, Exactness, Finish, Outcome, Report, StopFilter, Timings};
 use crate::error::{ErrorKind, Result};
 use crate::sampling::NextLogits;
-use crate::steer::{NudgeFinish, NudgeParams, Nudged, Speaker, nudge};
+use crate::steer::{NudgeFinish, NudgeParams, Nudged, Speaker, Tokenizer, nudge};
 use std::time::Instant;
 
 /// The two models of an answer.
-pub struct NudgePair<'a, B: NextLogits, N: NextLogits> {
+pub struct NudgePair<'a, B: NextLogits, N: NextLogits, T: Tokenizer> {
     /// The one that writes.
-    pub base: Speaker<'a, B>,
+    pub base: Speaker<'a, B, T>,
     /// The one that knows how to answer.
-    pub nudger: Speaker<'a, N>,
+    pub nudger: Speaker<'a, N, T>,
     /// Identity of the base's file.
     pub model_id: String,
     /// Texts that end the answer; not part of it.
@@ -20,8 +20,8 @@ pub struct NudgePair<'a, B: NextLogits, N: NextLogits> {
 
 /// The answer of a nudged model. `sink` gets text as it is settled, nothing that may still become a stop string.
 /// # Errors As [`nudge`].
-pub fn nudged<B: NextLogits, N: NextLogits>(
-    pair: NudgePair<'_, B, N>,
+pub fn nudged<B: NextLogits, N: NextLogits, T: Tokenizer>(
+    pair: NudgePair<'_, B, N, T>,
     params: &NudgeParams,
     sink: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {

@@ -18,6 +18,24 @@ impl Tokenizer for Vocab {
     }
 }
 
+impl<T: Tokenizer + ?Sized> Tokenizer for &T {
+    fn encode(&self, text: &str) -> Result<Vec<TokenId>> {
+        (**self).encode(text)
+    }
+}
+
+impl<T: TokenBytes + ?Sized> TokenBytes for &T {
+    fn n_vocab(&self) -> usize {
+        (**self).n_vocab()
+    }
+    fn bytes(&self, id: TokenId) -> &[u8] {
+        (**self).bytes(id)
+    }
+    fn eog_ids(&self) -> &[TokenId] {
+        (**self).eog_ids()
+    }
+}
+
 /// A text with its tokens. Appending encodes again from a safe place near the end only, and gives the tokens of the
 /// whole text.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

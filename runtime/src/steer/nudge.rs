@@ -5,7 +5,7 @@
 //! text: each model follows it in its own tokens, and evaluates again only what the other has added.
 //! Source: Fei, Razeghi, Singh 2025, arXiv 2410.09300, and the behaviour of its public implementation.
 
-use super::encoding::Encoding;
+use super::encoding::{Encoding, Tokenizer};
 use super::voice::{Speaker, Top, Voice};
 use crate::error::Result;
 use crate::sampling::NextLogits;
@@ -151,9 +151,9 @@ const HIGH_RATE: f64 = 0.2;
 /// So many bytes without a blank make words useless as a unit.
 const NO_BLANK_BYTES: usize = 64;
 
-struct Exchange<'a, 'p, B: NextLogits, N: NextLogits> {
-    base: Voice<'a, B>,
-    nudger: Voice<'a, N>,
+struct Exchange<'p, B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> {
+    base: Voice<B, T>,
+    nudger: Voice<N, U>,
     params: &'p NudgeParams,
     /// The text in the base's tokens, and in the nudger's.
     said: Encoding,
@@ -178,9 +178,9 @@ struct Boundary {
 /// it wants more.
 /// # Errors `InvalidArgument` naming a parameter; `ContextFull` if a prompt does not fit; `Unencodable`; those of the
 /// models.
-pub fn nudge<B: NextLogits, N: NextLogits>(
-    base: Speaker<'_, B>,
-    nudger: Speaker<'_, N>,
+pub fn nudge<B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer>(
+    base: Speaker<'_, B, T>,
+    nudger: Speaker<'_, N, U>,
     params: &NudgeParams,
     sink: &mut dyn FnMut(By, &str) -> bool,
 ) -> Result<Nudged> {
@@ -236,7 +236,7 @@ impl NudgeParams {
     }
 }
 
-impl<B: NextLogits, N: NextLogits> Exchange<'_, '_, B, N> {
+impl<B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> Exchange<'_, B, N, T, U> {
     /// One proposal and what the base makes of it.
     fn round(&mut self) -> Result<Option<NudgeFinish>> {
         if self.is_full() {
@@ -299,7 +299,7 @@ impl<B: NextLogits, N: NextLogits> Exchange<'_, '_, B, N> {
     /// The ends of the proposal's words but the last, with what the base would say there: from one pass where its
     /// tokens are a beginning of those of the whole.
     fn boundaries(&mut self, proposal: &str) -> Result<Vec<Boundary>> {
-        let tokenizer = self.base.tokenizer;
+        let tokenizer = &self.base.tokenizer;
         let whole = self.said.with(tokenizer, proposal)?;
         let n_blanks = proposal.len() - proposal.trim_start_matches(' ').len();
         let mut places = Vec::new();
@@ -405,8 +405,8 @@ impl<B: NextLogits, N: NextLogits> Exchange<'_, '_, B, N> {
             return Ok(());
         }
         let start = self.said.text().len();
-        self.said = self.said.with(self.base.tokenizer, text)?;
-        self.heard = self.heard.with(self.nudger.tokenizer, text)?;
+        self.said = self.said.with(&self.base.tokenizer, text)?;
+        self.heard = self.heard.with(&self.nudger.tokenizer, text)?;
         self.spans.push(Span { by, start, end: start + text.len() });
         Ok(())
     }
@@ -445,7 +445,7 @@ impl<B: NextLogits, N: NextLogits> Exchange<'_, '_, B, N> {
         let warnings = warnings.into_iter().filter(|(_, is_so)| *is_so).map(|(w, _)| w).collect();
         let ids = match text.len() == self.said.text().len() {
             true => self.said.ids().to_vec(),
-            false => Encoding::default().with(self.base.tokenizer, &text)?.ids().to_vec(),
+            false => Encoding::default().with(&self.base.tokenizer, &text)?.ids().to_vec(),
         };
         let report = NudgeReport {
             finish,

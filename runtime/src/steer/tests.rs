@@ -5,7 +5,7 @@ use super::*;
 use crate::align::TokenBytes;
 use crate::error::{ErrorKind, Result};
 use crate::oracles::{HashLaw, Law, Toy, paged};
-use crate::sampling::{BatchItem, NextLogits, Purpose, Random, Want};
+use crate::sampling::{BatchItem, Lent, NextLogits, Purpose, Random, Want};
 use crate::token::TokenId;
 use proptest::prelude::*;
 
@@ -97,9 +97,13 @@ fn toy_n() -> (Scripted, Scripted) {
     (of(base), of(nudger))
 }
 
-fn speaker<'a, L: NextLogits>(lm: &'a mut L, tokenizer: &'a Words, prompt: &'a [TokenId]) -> Speaker<'a, L> {
+fn speaker<'a, L: NextLogits>(
+    lm: &'a mut L,
+    tokenizer: &'a Words,
+    prompt: &'a [TokenId],
+) -> Speaker<'a, Lent<'a, L>, &'a Words> {
     let branch = lm.root().unwrap();
-    Speaker { lm, tokenizer, branch, tokens: prompt, n_ctx: 4096 }
+    Speaker { lm: Lent(lm), tokenizer, branch, tokens: prompt, n_ctx: 4096 }
 }
 
 fn nudged(params: &NudgeParams) -> (Nudged, [u64; 2]) {

@@ -7,11 +7,11 @@ use crate::sampling::{BatchItem, NextLogits, Want};
 use crate::token::TokenId;
 
 /// A model, its tokenizer and its prompt.
-pub struct Speaker<'a, L: NextLogits> {
-    /// The model.
-    pub lm: &'a mut L,
+pub struct Speaker<'a, L: NextLogits, T: Tokenizer> {
+    /// The model, or a loan of it.
+    pub lm: L,
     /// How it reads text.
-    pub tokenizer: &'a dyn Tokenizer,
+    pub tokenizer: T,
     /// An empty branch, or one whose past is the start of the prompt.
     pub branch: L::Branch,
     /// The rest of the prompt, at least one token.
@@ -21,10 +21,10 @@ pub struct Speaker<'a, L: NextLogits> {
 }
 
 /// A speaker whose branch follows a text. What it has evaluated is kept as far as the text agrees.
-pub struct Voice<'a, L: NextLogits> {
-    lm: &'a mut L,
+pub struct Voice<L: NextLogits, T: Tokenizer> {
+    lm: L,
     /// How it reads text.
-    pub tokenizer: &'a dyn Tokenizer,
+    pub tokenizer: T,
     branch: L::Branch,
     last_of_prompt: TokenId,
     n_prompt: usize,
@@ -45,10 +45,10 @@ pub struct Top {
     pub p: f64,
 }
 
-impl<'a, L: NextLogits> Voice<'a, L> {
+impl<L: NextLogits, T: Tokenizer> Voice<L, T> {
     /// # Errors `ContextFull` if the prompt does not fit; those of the model.
-    pub fn new(speaker: Speaker<'a, L>) -> Result<Self> {
-        let Speaker { lm, tokenizer, branch, tokens, n_ctx } = speaker;
+    pub fn new(speaker: Speaker<'_, L, T>) -> Result<Self> {
+        let Speaker { mut lm, tokenizer, branch, tokens, n_ctx } = speaker;
         let n_prompt = lm.len(&branch) + tokens.len();
         let Some(&last_of_prompt) = tokens.last() else {
             return Err(Error::new(ErrorKind::InvalidArgument, "expected a prompt, found no token"));
@@ -128,6 +128,55 @@ impl<'a, L: NextLogits> Voice<'a, L> {
         self.held.push(token);
         self.first_row = self.held.len();
         self.top(self.held.len())
+    }
+
+    /// Begins anew behind another prompt, of which as much is kept as agrees with `old`, the last one.
+    /// # Errors as [`Voice::new`].
+    pub fn restart(&mut self, old: &[TokenId], tokens: &[TokenId]) -> Result<()> {
+        let (n, n_ctx) = (tokens.len(), self.n_ctx);
+        let Some((&last, rest)) = tokens.split_last().filter(|_| n < n_ctx) else {
+            let message = format!("expected a prompt of 1 to {} tokens, found {n}", n_ctx - 1);
+            return Err(Error::new(ErrorKind::ContextFull, message));
+        };
+        let same = old.iter().zip(rest).take_while(|(a, b)| a == b).count();
+        let same = same.min(self.lm.len(&self.branch));
+        self.lm.truncate(&self.branch, same)?;
+        if same < rest.len() {
+            self.lm.eval(&[BatchItem {
+                branch: &self.branch,
+                tokens: &rest[same..],
+                want: Want::Nothing,
+            }])?;
+        }
+        (self.n_prompt, self.last_of_prompt) = (n, last);
+        self.held.clear();
+        self.first_row = usize::MAX;
+        Ok(())
+    }
+
+    /// Log-probability of `token` after the first `n` tokens of what was said last.
+    /// # Errors `Internal` if there is no such row.
+    pub fn logprob(&mut self, n: usize, token: TokenId) -> Result<f64> {
+        let lse = self.log_sum(n, |_| true)?;
+        Ok(self.log_sum(n, |t| t == token)? - lse)
+    }
+
+    /// `ln Σ exp` of the logits after the first `n` tokens, over the tokens that `takes` picks.
+    /// # Errors `Internal` if there is no such row.
+    pub fn log_sum(&mut self, n: usize, takes: impl Fn(TokenId) -> bool) -> Result<f64> {
+        let at = n.checked_sub(self.first_row).filter(|_| n <= self.held.len());
+        let Some(at) = at else {
+            return Err(Error::new(ErrorKind::Internal, format!("no row after {n} tokens")));
+        };
+        let picked = self.lm.row(at).iter().enumerate().filter(|(t, _)| takes(*t as TokenId));
+        let picked: Vec<f64> = picked.map(|(_, z)| f64::from(*z)).collect();
+        let most = picked.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        Ok(most + picked.iter().map(|z| (z - most).exp()).sum::<f64>().ln())
+    }
+
+    /// What the branch holds behind the prompt.
+    pub fn held(&self) -> &[TokenId] {
+        &self.held
     }
 
     /// The likeliest token after `ids`, on a branch of its own: nothing of this one changes but its rows.

@@ -79,6 +79,22 @@ pub fn open_named(name: &str) -> Result<Arc<Model>> {
     open_model(&crate::cmd::pull::ensure(Some(name))?)
 }
 
+/// Opens the models that a search's rewards ask.
+pub fn open_rewards(search: &mut truing::engine::Search) -> Result<()> {
+    let mut failed = None;
+    let opened = search.open_models(&mut |name| {
+        open_named(name).map_err(|e| {
+            let error = truing::Error::new(truing::ErrorKind::BadFile, e.to_string());
+            failed = Some(e);
+            error
+        })
+    });
+    match failed {
+        Some(e) => Err(e),
+        None => Ok(opened?),
+    }
+}
+
 impl RunArgs {
     /// A context for `n_parallel` branches of the chosen length.
     pub fn context(&self, model: &Arc<Model>, n_parallel: usize) -> Result<Context> {

@@ -100,6 +100,9 @@ impl Asked {
             sampling.temperature = args.sampling.temp.unwrap_or(0.0);
         }
         let mut settings = Settings::new(&profile, asked, || session::lexicon(model))?;
+        if let Some(search) = &mut settings.search {
+            args::open_rewards(search)?;
+        }
         settings.sampling = sampling;
         settings.limits = args.limits.limits(&profile);
         settings.beams = beams;

@@ -160,10 +160,13 @@ impl Eval {
         if self.suite == Suite::Keywords && profile.reward.is_empty() {
             profile.reward.push(RewardSection::of(RewardKind::Keyword)); // for the words of each row
         }
-        let search = Search::new(profile, &base.wording.include, &mut |file| {
+        let mut search = Search::new(profile, &base.wording.include, &mut |file| {
             std::fs::read_to_string(file)
                 .map_err(|e| truing::Error::new(truing::ErrorKind::Io, e.to_string()).at(file.to_owned()))
         })?;
+        if let Some(search) = &mut search {
+            args::open_rewards(search)?;
+        }
         let nudge = match &profile.nudge {
             Some(_) if !self.plain => {
                 return Err(
