@@ -49,10 +49,24 @@ pub struct Profile {
 pub struct PromptSection {
     /// The system message.
     pub system: Option<String>,
+    /// For base models: what conversations they are to continue, above the exemplars.
+    pub instruction: Option<String>,
+    /// For base models: queries with the answers that show how to answer.
+    pub exemplars: Vec<Exemplar>,
     /// First words of the answer.
     pub prefill: Option<String>,
     /// What becomes of them; `inspect` under guards, `trust` without.
     pub prefill_policy: Option<PrefillPolicy>,
+}
+
+/// A query and how it is answered.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Exemplar {
+    /// What is asked.
+    pub query: String,
+    /// What is answered.
+    pub answer: String,
 }
 
 /// `[limits]`

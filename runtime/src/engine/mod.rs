@@ -9,7 +9,9 @@
 
 mod adjusted;
 mod embed;
+mod exemplars;
 mod job;
+mod prefixes;
 pub mod prompt;
 mod rewards;
 mod sequence;
@@ -18,7 +20,9 @@ mod steered;
 
 pub use adjusted::Adjusted;
 pub use embed::{Pooling, embed};
+pub use exemplars::Exemplars;
 pub use job::{Job, run, setting};
+pub use prefixes::Prefixes;
 pub use rewards::{HeadReward, ModelVocab, Relevance, asker, model_reward};
 pub use sequence::Sequence;
 pub use settings::Settings;

@@ -9,6 +9,7 @@
 mod aligned;
 mod beam;
 mod conditioned;
+mod fence;
 mod law;
 mod nudged;
 mod plan;
@@ -20,6 +21,7 @@ mod stop;
 pub use aligned::{Aligned, Bans, OnMatch};
 pub use beam::{MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
+pub use fence::{ANSWER_MARKER, FenceStop, QUERY_MARKER};
 pub use law::{Likelihood, law, sampling_bound, total_variation};
 pub use nudged::{NudgePair, nudged};
 pub use plan::{AlignPlan, heal, lexicon};
@@ -47,6 +49,8 @@ pub struct Limits {
     pub max_tokens: Option<usize>,
     /// Texts that end the generation; they are not part of the answer.
     pub stop: Vec<String>,
+    /// The answer stands in a fence that the prompt has opened, and ends where it is closed.
+    pub fenced: bool,
     /// Forbid the end token.
     pub ignore_eos: bool,
     /// Show control tokens as their text.

@@ -94,7 +94,9 @@ impl<B> Slot<B> {
         };
         let budget = request.limits.max_tokens.unwrap_or(usize::MAX).min(setting.n_ctx - n_prompt);
         let aligned = request.aligned;
-        let outlet = Outlet::new(aligned.bans, StopFilter::new(&request.limits.stop), aligned.n_healed);
+        let stop = StopFilter::new(&request.limits.stop);
+        let stop = if request.limits.fenced { stop.in_fence() } else { stop };
+        let outlet = Outlet::new(aligned.bans, stop, aligned.n_healed);
         let guarded = Guarded::new(aligned.watch, aligned.prefix, &outlet, reserved).map(Box::new);
         Ok(Self {
             index,

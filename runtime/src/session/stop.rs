@@ -3,19 +3,31 @@
 //! Cost: one comparison per stop string and character boundary in the held tail, which is never longer than
 //! the longest stop string.
 
+use super::fence::FenceStop;
+
 /// Finds the first of several strings in a stream and holds back what may still become one.
 #[derive(Clone, Debug, Default)]
 pub struct StopFilter {
     stops: Vec<String>,
     held: String,
     hit: Option<usize>,
+    /// The answer ends with its fence.
+    fence: Option<FenceStop>,
+    /// Text between the two.
+    inside: String,
 }
 
 impl StopFilter {
     /// A filter for `stops`; empty strings are ignored.
     pub fn new(stops: &[String]) -> Self {
         let stops = stops.iter().filter(|s| !s.is_empty()).cloned().collect();
-        Self { stops, held: String::new(), hit: None }
+        Self { stops, ..Self::default() }
+    }
+
+    /// The same for an answer that ends where its fence is closed.
+    #[must_use]
+    pub fn in_fence(self) -> Self {
+        Self { fence: Some(FenceStop::default()), ..self }
     }
 
     /// Takes more text; appends to `released` what can no longer be part of a stop string. Once a stop string
@@ -24,7 +36,23 @@ impl StopFilter {
         if self.hit.is_some() {
             return;
         }
-        self.held.push_str(text);
+        match &mut self.fence {
+            None => self.held.push_str(text),
+            Some(fence) => {
+                fence.push(text, &mut self.inside);
+                self.held.push_str(&self.inside);
+                self.inside.clear();
+            }
+        }
+        self.find(released);
+        if self.hit() == self.fence.as_ref().and_then(FenceStop::hit) && self.hit().is_some() {
+            // the answer is over: what was held is no stop string any more
+            released.push_str(&self.held);
+            self.held.clear();
+        }
+    }
+
+    fn find(&mut self, released: &mut String) {
         match self.first_match() {
             Some((at, which)) => {
                 released.push_str(&self.held[..at]);
@@ -41,13 +69,20 @@ impl StopFilter {
 
     /// The text ended: what was held is no stop string.
     pub fn finish(&mut self, released: &mut String) {
+        if let Some(fence) = &mut self.fence
+            && self.hit.is_none()
+        {
+            fence.finish(&mut self.held);
+            self.find(released);
+        }
         released.push_str(&self.held);
         self.held.clear();
     }
 
     /// The stop string that ended the text.
     pub fn hit(&self) -> Option<&str> {
-        self.hit.map(|i| self.stops[i].as_str())
+        let fence = || self.fence.as_ref().and_then(FenceStop::hit);
+        self.hit.map(|i| self.stops[i].as_str()).or_else(fence)
     }
 
     /// The match that is complete first, and among those ending together the longest.

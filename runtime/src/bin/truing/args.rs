@@ -140,6 +140,9 @@ pub struct PromptArgs {
     /// Read control tokens such as <|im_end|> in the prompt's text as tokens
     #[arg(long)]
     pub parse_special: bool,
+    /// What a profile puts before the query of a base model
+    #[arg(skip)]
+    pub exemplars: Option<truing::engine::Exemplars>,
 }
 
 impl PromptArgs {
@@ -343,6 +346,7 @@ impl LimitArgs {
     pub fn limits(&self, profile: &Profile) -> Limits {
         let stop = if self.stop.is_empty() { &profile.limits.stop } else { &self.stop };
         Limits {
+            fenced: truing::engine::Exemplars::new(&profile.prompt).is_some(),
             max_tokens: self.max_tokens.or(profile.limits.max_tokens),
             stop: stop.clone(),
             ignore_eos: self.ignore_eos,

@@ -10,6 +10,9 @@ use truing::vocab::Tokens;
 
 /// The tokens of one request: `text` as the user's turn, or as it is with `--raw`.
 pub fn tokens(model: &Model, args: &PromptArgs, text: &str) -> Result<Vec<TokenId>> {
+    if let Some(exemplars) = args.exemplars.as_ref().filter(|_| !args.raw) {
+        return Ok(told(prompt::raw(model, &exemplars.prompt(&[], text), false)?));
+    }
     if args.raw {
         return Ok(told(prompt::raw(model, text, args.parse_special)?));
     }

@@ -90,6 +90,7 @@ impl Asked {
         let (mut profile, asked) = args.constraints.resolve()?;
         args.steer.put_over(&mut profile)?;
         let mut prompt = args.prompt.clone();
+        prompt.exemplars = engine::Exemplars::new(&profile.prompt);
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
         if profile.constraints.mode() != Mode::Mask {
             args.refuse_truncation()?;
@@ -105,6 +106,7 @@ impl Asked {
         }
         settings.sampling = sampling;
         settings.limits = args.limits.limits(&profile);
+        settings.limits.fenced &= !args.prompt.raw;
         settings.beams = beams;
         if args.heal {
             settings.heal_prompts(&session::lexicon(model));

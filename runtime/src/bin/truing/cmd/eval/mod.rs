@@ -220,6 +220,7 @@ impl Eval {
         let mut jobs = Vec::with_capacity(tasks.len());
         for (i, task) in tasks.iter().enumerate() {
             let mut limits = self.limits.limits(&shared.profile);
+            limits.fenced &= !self.raw;
             limits.max_tokens = limits.max_tokens.or(Some(task.max_tokens));
             jobs.push(Job {
                 tokens: match shared.nudge {
@@ -246,6 +247,7 @@ impl Eval {
             raw: self.raw,
             chat_template: None,
             parse_special: false,
+            exemplars: truing::engine::Exemplars::new(&shared.profile.prompt),
         };
         prompt::tokens(&shared.model, &args, &task.prompt)
     }

@@ -266,7 +266,15 @@ impl Train {
 
 /// Prompts as `generate` makes them.
 pub fn prompt_args(system: Option<String>) -> PromptArgs {
-    PromptArgs { prompt: None, file: None, system, raw: false, chat_template: None, parse_special: false }
+    PromptArgs {
+        prompt: None,
+        file: None,
+        system,
+        raw: false,
+        chat_template: None,
+        parse_special: false,
+        exemplars: None,
+    }
 }
 
 fn save(prefix: &Path, what: &str, plot: &Plot) -> Result<()> {
