@@ -180,21 +180,27 @@ fn plan(rig: &Rig, profile: &str) -> truing::Result<AlignPlan> {
 #[test]
 fn a_profile_is_kept_by_every_seed_within_its_budget() {
     let mut rig = Rig::new();
-    let plan = plan(
-        &rig,
-        "[constraints]\ninclude = [\"dog\", [\"cat\", \"cow\"]]\nexclude = [{ text = \"e\", boundary = \"none\" }]\n\
-         length = { words = \"3..7\", sentences = 1 }\nnorm = \"none\"\n",
-    )
-    .expect("satisfiable");
-    let requests: Vec<_> = (0..12)
-        .map(|seed| {
-            let aligned = plan.aligned(40).expect("room");
-            let mut request = rig.request(seed, aligned);
-            request.limits.max_tokens = Some(40);
-            request
-        })
-        .collect();
-    for (outcome, streamed, _) in rig.run(requests) {
+    let profile = "[constraints]\ninclude = [\"dog\", [\"cat\", \"cow\"]]\n\
+                   exclude = [{ text = \"e\", boundary = \"none\" }]\n\
+                   length = { words = \"3..7\", sentences = 1 }\nnorm = \"none\"\n";
+    let used = plan(&rig, profile).expect("satisfiable");
+    let request = |rig: &mut Rig, seed, plan: &AlignPlan| {
+        let mut request = rig.request(seed, plan.aligned(40).expect("room"));
+        request.limits.max_tokens = Some(40);
+        request
+    };
+    let requests: Vec<_> = (0..12).map(|seed| request(&mut rig, seed, &used)).collect();
+    let done: Vec<_> = rig.run(requests).into_iter().map(|(outcome, text, _)| (outcome, text)).collect();
+    // what other requests have found out about the constraint changes nothing
+    for limit in 41..48 {
+        used.aligned(limit).expect("room");
+    }
+    let fresh = plan(&rig, profile).expect("satisfiable");
+    for plan in [&used, &fresh] {
+        let again = request(&mut rig, 5, plan);
+        assert_eq!(rig.run(vec![again])[0].0.ids, done[5].0.ids);
+    }
+    for (outcome, streamed) in done {
         let verdict = outcome.report.constraints.as_ref().expect("a verdict");
         assert!(verdict.satisfied, "{:?}: {verdict:?}", outcome.text);
         assert_eq!((outcome.report.finish, streamed == outcome.text), (Finish::Eos, true));

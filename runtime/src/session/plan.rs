@@ -2,12 +2,14 @@
 
 use super::aligned::{Aligned, Bans, OnMatch};
 use super::conditioned::ExactOptions;
-use crate::align::{Constraints, Healing, HoldBack, Judge, Lexicon, Limits, TokenBytes, TokenTrie};
+use crate::align::{
+    Constraint, Constraints, Healing, HoldBack, Judge, Lexicon, Limits, TokenBytes, TokenTrie,
+};
 use crate::config::{ConstraintSection, Mode, OnExclude};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::Model;
 use crate::token::TokenId;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The vocabulary of a model as constraints see it.
 struct ModelTokens(Arc<Model>);
@@ -49,6 +51,21 @@ pub struct AlignPlan {
     mode: Mode,
     exact: ExactOptions,
     lexicon: Arc<Lexicon>,
+    /// Wordings at their start, by token limit, the last one used at the end: what one request has found out, its
+    /// masks above all, serves the next ones.
+    compiled: Compiled,
+}
+
+/// Most token limits for which a constraint is kept.
+const MAX_COMPILED: usize = 4;
+
+#[derive(Default)]
+struct Compiled(Mutex<heapless::Vec<(usize, Box<dyn Constraint>), MAX_COMPILED>>);
+
+impl std::fmt::Debug for Compiled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Compiled").finish_non_exhaustive()
+    }
 }
 
 impl AlignPlan {
@@ -88,20 +105,16 @@ impl AlignPlan {
             mode: section.mode(),
             exact: exact_options(section),
             lexicon: Arc::clone(lexicon),
+            compiled: Compiled::default(),
         }))
     }
 
     /// What a request with this many tokens of room carries; `max_tokens` counts the ending token.
     /// # Errors `Unsatisfiable` if no text within the limits is known, before the model is asked anything.
     pub fn aligned(&self, max_tokens: usize) -> Result<Aligned> {
-        let limits = Limits {
-            max_tokens: Some(max_tokens),
-            allow_dead_ends: self.mode != Mode::Mask,
-            ..Limits::default()
-        };
         let constraint = match self.masked.is_empty() {
             true => None,
-            false => Some(self.masked.compile(&self.lexicon, limits)?),
+            false => Some(self.constraint(max_tokens)?),
         };
         Ok(Aligned {
             constraint,
@@ -111,6 +124,31 @@ impl AlignPlan {
             judge: Some(Arc::clone(&self.judge)),
             ..Aligned::default()
         })
+    }
+
+    /// The constraint of a text of at most so many tokens, at its start.
+    fn constraint(&self, max_tokens: usize) -> Result<Box<dyn Constraint>> {
+        let limits = Limits {
+            max_tokens: Some(max_tokens),
+            allow_dead_ends: self.mode != Mode::Mask,
+            ..Limits::default()
+        };
+        if self.masked.shape.is_some() {
+            // its tables grow as they are used and have limits: what one request may do must not depend on others
+            return self.masked.compile(&self.lexicon, limits);
+        }
+        let mut compiled = self.compiled.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = compiled.iter().position(|(limit, _)| *limit == max_tokens) {
+            compiled[at..].rotate_left(1);
+        } else {
+            let constraint = self.masked.compile(&self.lexicon, limits)?;
+            if compiled.is_full() {
+                compiled.remove(0);
+            }
+            let _ = compiled.push((max_tokens, constraint));
+        }
+        let newest = compiled.last().map(|(_, constraint)| constraint.fork());
+        newest.ok_or_else(|| Error::new(ErrorKind::Internal, "a constraint was compiled and is not there"))
     }
 
     /// Settings of exact sampling.
