@@ -2,8 +2,9 @@
 
 use super::{Job, Search};
 use crate::align::{Constraints, Lexicon, TokenTrie, taken_back};
-use crate::config::{Method, Mode, Profile};
+use crate::config::{Method, Mode, PrefillPolicy, Profile};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::{GuardPlan, prefill};
 use crate::sampling::SamplingParams;
 use crate::session::{AlignPlan, Aligned, Limits, heal};
 use crate::token::TokenId;
@@ -29,6 +30,12 @@ pub struct Settings {
     /// Heals the ends of prompts with the tokens of this tree.
     healing: Option<Arc<TokenTrie>>,
     plan: Option<AlignPlan>,
+    guards: Option<GuardPlan>,
+    /// The profile asks for guards: without them nothing may run.
+    needs_guards: bool,
+    /// First words of every answer, and what becomes of such words.
+    prefill: Vec<TokenId>,
+    prefill_policy: Option<PrefillPolicy>,
 }
 
 impl Settings {
@@ -65,18 +72,50 @@ impl Settings {
             search,
             healing: None,
             plan,
+            guards: None,
+            needs_guards: !profile.guard.is_empty() || profile.prompt.prefill.is_some(),
+            prefill: Vec::new(),
+            prefill_policy: profile.prompt.prefill_policy,
         })
     }
 
     /// No constraints, no search.
     pub fn plain(sampling: SamplingParams, limits: Limits) -> Self {
-        Self { sampling, limits, beams: None, search: None, healing: None, plan: None }
+        Self {
+            sampling,
+            limits,
+            beams: None,
+            search: None,
+            healing: None,
+            plan: None,
+            guards: None,
+            needs_guards: false,
+            prefill: Vec::new(),
+            prefill_policy: None,
+        }
     }
 
     /// From here on the last tokens of a prompt are spelled again if longer ones could stand there: for prompts that
     /// are to be continued as they are. Not for texts that are searched or drawn from the conditioned law.
     pub fn heal_prompts(&mut self, lexicon: &Lexicon) {
         self.healing = Some(Arc::clone(lexicon.trie()));
+    }
+
+    /// Takes the guards that the profile asks for, made by [`GuardPlan::new`], and the first words of every answer.
+    pub fn set_guards(&mut self, guards: Option<GuardPlan>, prefill: Vec<TokenId>) {
+        self.guards = guards;
+        self.prefill = prefill;
+        self.needs_guards = false;
+    }
+
+    /// What becomes of an answer's beginning that the caller gives.
+    pub fn set_prefill_policy(&mut self, policy: PrefillPolicy) {
+        self.prefill_policy = Some(policy);
+    }
+
+    /// The guards, if there are some.
+    pub fn guards(&self) -> Option<&GuardPlan> {
+        self.guards.as_ref()
     }
 
     /// The constraints, if there are some.
@@ -98,6 +137,8 @@ impl Settings {
         match self.whole() {
             Some((_, Some(beams))) => 2 * beams + 1,
             Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
+            // beside each text the fork that an assistant header is tried on
+            None if self.guards.is_some() => 2 * n_parallel,
             None => n_parallel,
         }
     }
@@ -122,16 +163,57 @@ impl Settings {
     /// # Errors  As there.
     pub fn job_with(
         &self,
+        tokens: Vec<TokenId>,
+        sampling: SamplingParams,
+        limits: Limits,
+        n_ctx: usize,
+    ) -> Result<Job> {
+        self.job_from((tokens, self.prefill.clone()), sampling, limits, n_ctx)
+    }
+
+    /// As [`job_with`](Self::job_with), for an answer that begins with the tokens of `prefix`.
+    /// # Errors  As there; `InvalidArgument` for a prefix that the policy rejects and for settings that guards do
+    /// not allow; `BadProfile` if guards were asked for and not made, or do not go with the way of searching.
+    pub fn job_from(
+        &self,
+        (tokens, prefix): (Vec<TokenId>, Vec<TokenId>),
+        sampling: SamplingParams,
+        limits: Limits,
+        n_ctx: usize,
+    ) -> Result<Job> {
+        let is_guarded = self.guards.is_some() || !prefix.is_empty();
+        let bad = |message: &str| Err(Error::new(ErrorKind::BadProfile, message));
+        if self.needs_guards {
+            return bad("the profile asks for guards or a prefill, which were not made ready");
+        }
+        if is_guarded && (self.whole().is_some() || self.search.is_some() || self.healing.is_some()) {
+            return bad("guards and a prefill do not go with texts that are searched, drawn whole or healed");
+        }
+        if let Some(guards) = &self.guards {
+            guards.check_sampling(&sampling, limits.ignore_eos)?;
+        }
+        let usual = if self.guards.is_some() { PrefillPolicy::Inspect } else { PrefillPolicy::Trust };
+        let fed = prefill(self.prefill_policy.unwrap_or(usual), tokens, prefix)?;
+        let n_prompt = fed.prompt.len() + fed.inspected.len();
+        if let Some(trie) = self.healing.as_ref().filter(|_| self.whole().is_none() && self.search.is_none())
+        {
+            return self.healed(trie, fed.prompt, sampling, limits, n_ctx);
+        }
+        let mut aligned = self.aligned(n_prompt, &limits, n_ctx)?;
+        aligned.watch = self.guards.as_ref().map(GuardPlan::watch);
+        aligned.prefix = fed.inspected;
+        Ok(Job { prompt: String::new(), tokens: fed.prompt, sampling, limits, aligned })
+    }
+
+    /// A job whose prompt ends in tokens that may be spelled again.
+    fn healed(
+        &self,
+        trie: &Arc<TokenTrie>,
         mut tokens: Vec<TokenId>,
         sampling: SamplingParams,
         limits: Limits,
         n_ctx: usize,
     ) -> Result<Job> {
-        let Some(trie) = self.healing.as_ref().filter(|_| self.whole().is_none() && self.search.is_none())
-        else {
-            let aligned = self.aligned(tokens.len(), &limits, n_ctx)?;
-            return Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned });
-        };
         let (n, prefix) = taken_back(&tokens, trie);
         tokens.truncate(tokens.len() - n);
         // what the prefix may take at most, a token a byte, is not the constraint's to spend

@@ -178,7 +178,7 @@ impl Guard for PhraseGuard {
     fn rewind(&mut self, n: usize) -> Result<()> {
         self.ends.truncate(n);
         self.bytes.truncate(self.ends.last().copied().unwrap_or(0));
-        self.n_clear = self.n_clear.min(n);
+        self.n_clear = 0;
         // read again from the start: the same text gives the same state, whatever was let out before
         self.filter = self.fresh.clone();
         let mut from = 0;
@@ -186,7 +186,7 @@ impl Guard for PhraseGuard {
             self.filter.push(&self.bytes[from..end], &mut self.out);
             from = end;
         }
-        self.out.clear();
+        self.found(None);
         Ok(())
     }
 }

@@ -221,7 +221,9 @@ impl Watch {
         let order = self.ask("token", |g| g.see_token(token, bytes));
         let ends = ends_sentence(bytes);
         let last = self.safe.last().copied().unwrap_or(0);
-        if ends || self.n_tokens - last >= SAFE_EVERY {
+        // the refusal's own words are taken back whole or not at all
+        let is_safe = (ends || self.n_tokens - last >= SAFE_EVERY) && self.n_tokens > self.exempt;
+        if is_safe || self.n_tokens == self.exempt {
             self.safe.push(self.n_tokens);
         }
         if ends || self.n_tokens - self.header_at >= HEADER_EVERY {

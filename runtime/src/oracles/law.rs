@@ -23,6 +23,14 @@ pub trait Law {
         self.probs(prefix, &mut probs);
         out.iter_mut().zip(probs).for_each(|(l, p)| *l = p.ln() as f32);
     }
+
+    /// Width of the hidden states; 0: it has none.
+    fn n_embd(&self) -> usize {
+        0
+    }
+
+    /// The hidden state of the last token of `prefix` after a layer, `[n_embd]`.
+    fn hidden(&self, _prefix: &[TokenId], _layer: u32, _out: &mut [f32]) {}
 }
 
 /// The part of a branch that a law sees: all but the token that begins the text.
@@ -66,6 +74,9 @@ pub fn enumerate(
 pub struct Toy<L> {
     law: L,
     rows: Vec<f32>,
+    taps: Vec<u32>,
+    /// `[row][tap][n_embd]`
+    states: Vec<f32>,
     n_evals: u64,
     n_calls: u64,
 }
@@ -77,7 +88,7 @@ pub struct ToyBranch(RefCell<Vec<TokenId>>);
 impl<L: Law> Toy<L> {
     /// A model of `law`.
     pub fn new(law: L) -> Self {
-        Self { law, rows: Vec::new(), n_evals: 0, n_calls: 0 }
+        Self { law, rows: Vec::new(), taps: Vec::new(), states: Vec::new(), n_evals: 0, n_calls: 0 }
     }
 
     /// The law it plays.
@@ -110,6 +121,12 @@ impl<L: Law> Toy<L> {
         let start = self.rows.len();
         self.rows.resize(start + self.law.n_vocab(), 0.0);
         self.law.logits(text(&self.law, prefix), &mut self.rows[start..]);
+        let n = self.law.n_embd();
+        for &layer in &self.taps {
+            let start = self.states.len();
+            self.states.resize(start + n, 0.0);
+            self.law.hidden(prefix, layer, &mut self.states[start..]);
+        }
     }
 }
 
@@ -145,6 +162,7 @@ impl<L: Law> NextLogits for Toy<L> {
     fn eval(&mut self, batch: &[BatchItem<'_, ToyBranch>]) -> Result<()> {
         self.check(batch)?;
         self.rows.clear();
+        self.states.clear();
         self.n_calls += 1;
         for item in batch {
             for (i, token) in item.tokens.iter().enumerate() {
@@ -166,5 +184,16 @@ impl<L: Law> NextLogits for Toy<L> {
 
     fn n_evals(&self) -> u64 {
         self.n_evals
+    }
+
+    fn set_taps(&mut self, layers: &[u32]) -> Result<()> {
+        self.taps = layers.to_vec();
+        Ok(())
+    }
+
+    fn hidden(&self, tap: usize, row: usize) -> Option<&[f32]> {
+        let n = self.law.n_embd();
+        let at = (row * self.taps.len() + tap) * n;
+        self.states.get(at..at + n).filter(|_| n > 0 && tap < self.taps.len())
     }
 }

@@ -21,7 +21,7 @@ pub fn paged<L: Law + Send + 'static>(
     n_ctx: usize,
     max_rows: usize,
 ) -> Result<Context> {
-    let shape = ModelShape { n_vocab: law.n_vocab(), n_embd: 1, n_layer: 1 };
+    let shape = ModelShape { n_vocab: law.n_vocab(), n_embd: law.n_embd().max(1), n_layer: 8 };
     let cells = vec![TokenId::MAX; n_pages * PAGE_TOKENS];
     Context::with_executor(Box::new(LawExecutor { law, cells, max_rows }), shape, n_ctx)
 }
@@ -54,13 +54,18 @@ impl<L: Law + Send> Executor for LawExecutor<L> {
         }
         out.logits.clear();
         out.hidden.clear();
-        out.hidden.resize(step.taps.len() * step.outputs.len(), 0.0);
-        for row in step.outputs.iter().map(|r| *r as usize) {
+        let n_embd = self.law.n_embd();
+        out.hidden.resize(step.taps.len() * step.outputs.len() * n_embd.max(1), 0.0);
+        for (i, row) in step.outputs.iter().map(|r| *r as usize).enumerate() {
             let Some(span) = step.spans.iter().rfind(|s| s.first_row <= row) else { continue };
             let past = self.past(span, span.first_pos + row - span.first_row);
             let start = out.logits.len();
             out.logits.resize(start + self.law.n_vocab(), 0.0);
             self.law.logits(text(&self.law, &past), &mut out.logits[start..]);
+            for (tap, layer) in step.taps.iter().enumerate().filter(|_| n_embd > 0) {
+                let at = (tap * step.outputs.len() + i) * n_embd;
+                self.law.hidden(&past, *layer, &mut out.hidden[at..at + n_embd]);
+            }
         }
         Ok(())
     }

@@ -10,6 +10,8 @@ mod aligned;
 mod beam;
 mod conditioned;
 mod fence;
+#[cfg(test)]
+mod guarded_tests;
 mod law;
 mod nudged;
 mod plan;

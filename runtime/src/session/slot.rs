@@ -196,6 +196,7 @@ impl<B> Slot<B> {
             return Ok(());
         }
         self.n_fed = self.ids.len();
+        let n_rows = self.n_rows();
         self.judge_forced(&row)?;
         if self.guarded.is_some() && !self.consult(&row, reading, setting)? {
             return Ok(());
@@ -207,7 +208,7 @@ impl<B> Slot<B> {
         if self.ids.is_empty() && self.n_backtracks == 0 {
             self.masks.prepare(0)?;
         }
-        let logits = row(self.n_rows() - 1);
+        let logits = row(n_rows - 1);
         self.feed.clear();
         self.n_forced = 0;
         let Some(sampled) = self.choose(logits, setting)? else { return self.leave_dead_end() };

@@ -1,9 +1,11 @@
 //! Arguments that several commands share, and what they turn into.
 
 mod constraints;
+mod guard;
 mod steer;
 
 pub use constraints::ConstraintArgs;
+pub use guard::GuardArgs;
 pub use steer::SteerArgs;
 
 use crate::exit::{BadInput, BadUsage};

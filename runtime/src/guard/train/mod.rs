@@ -44,13 +44,13 @@ pub struct TrainOptions {
     pub method: Method,
     /// Inverse strength of the penalty.
     pub c: f64,
-    /// Share of benign texts that may trigger.
+    /// Share of benign texts that may trigger, where a calibration set says nothing else.
     pub alpha: f64,
     /// Layers to compare.
     pub layers: Vec<u32>,
     /// Layers of the model.
     pub n_layer: usize,
-    /// Most layers of the probe: 1 or 2.
+    /// Most layers of the probe.
     pub n_chosen: usize,
     /// Of the division into folds.
     pub seed: u64,
@@ -87,13 +87,23 @@ pub fn default_layers(n_layer: usize) -> Vec<u32> {
     (from..=to.max(from)).filter(|l| (*l as usize) < n_layer).collect()
 }
 
-/// Trains a probe. `calibration`: numbers of the benign samples that set the threshold; empty: all of them.
+/// Benign samples that set a threshold.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CalibrationSet {
+    /// Numbers of the samples.
+    pub samples: Vec<usize>,
+    /// Share of texts like these that may trigger.
+    pub alpha: f64,
+}
+
+/// Trains a probe. `calibration`: what sets the threshold, the highest that one of the sets asks for; empty: all
+/// benign samples, at the options' share.
 /// `progress` gets the samples just read, each sample twice for answers and once otherwise.
 /// # Errors `InvalidArgument` for fewer than 64 samples of a class; `CalibrationTooSmall`; those of the model.
 pub fn train<L: NextLogits>(
     lm: &mut L,
     samples: &[Sample],
-    calibration: &[usize],
+    calibration: &[CalibrationSet],
     options: &TrainOptions,
     progress: &mut dyn FnMut(usize),
 ) -> Result<Trained> {
@@ -268,23 +278,33 @@ fn fit_layer(
     fit(&examples, options.layers[index], options.method, options.c)
 }
 
-/// Indices of the chosen layers, ascending.
+/// Indices of the chosen layers, ascending: the best one, then, as long as hits at few false alarms do not fall,
+/// the one that adds most to the mean of those before it.
 fn choose(layers: &[LayerScore], means: &[Vec<f32>], labels: &[bool], options: &TrainOptions) -> Vec<usize> {
-    let better = |a: &LayerScore, b: &LayerScore| a.tpr.total_cmp(&b.tpr).then(a.auroc.total_cmp(&b.auroc));
-    let best = |of: &dyn Fn(usize) -> bool| {
-        (0..layers.len()).filter(|&i| of(i)).max_by(|&a, &b| better(&layers[a], &layers[b]))
+    let apart =
+        (APART * options.n_layer as f64 / (options.n_chosen.max(2) - 1) as f64).ceil().max(1.0) as u32;
+    let quality = |picked: &[usize]| {
+        let both: Vec<f32> = (0..labels.len()).map(|i| mean(picked.iter().map(|&p| means[p][i]))).collect();
+        let curve = Curve::new(&both, labels);
+        (curve.tpr_at(COMPARE_AT), curve.auroc())
     };
-    let Some(first) = best(&|_| true) else { return Vec::new() };
-    let apart = (APART * options.n_layer as f64).ceil() as u32;
-    let far = |i: usize| layers[i].layer.abs_diff(layers[first].layer) >= apart;
-    let second = best(&far).filter(|_| options.n_chosen > 1);
-    let Some(second) = second else { return vec![first] };
-    let both: Vec<f32> = means[first].iter().zip(&means[second]).map(|(a, b)| (a + b) / 2.0).collect();
-    // a second layer that only blurs the first is left out
-    if Curve::new(&both, labels).tpr_at(COMPARE_AT) < layers[first].tpr {
-        return vec![first];
+    let mut picked: Vec<usize> = Vec::new();
+    let mut best = (0.0, 0.0);
+    while picked.len() < options.n_chosen.max(1) {
+        let far = |i: &usize| picked.iter().all(|&p| layers[p].layer.abs_diff(layers[*i].layer) >= apart);
+        let tried = (0..layers.len()).filter(far).map(|i| (quality(&[&picked[..], &[i]].concat()), i));
+        let next = tried.max_by(|(a, _), (b, _)| a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        match next {
+            Some((found, i)) if picked.is_empty() || found.0 >= best.0 => {
+                picked.push(i);
+                best = found;
+            }
+            // a layer that only blurs the others is left out
+            _ => break,
+        }
     }
-    vec![first.min(second), first.max(second)]
+    picked.sort_unstable();
+    picked
 }
 
 /// Levels of each answer, token by token, by directions that have not seen it.
@@ -315,18 +335,26 @@ fn trace<L: NextLogits>(
 fn calibrate(
     scores: &[f32],
     labels: &[bool],
-    calibration: &[usize],
+    sets: &[CalibrationSet],
     options: &TrainOptions,
 ) -> Result<(Thresholds, Quality)> {
-    let all: Vec<usize> = (0..scores.len()).filter(|&i| !labels[i]).collect();
-    let benign = if calibration.is_empty() { &all } else { calibration };
-    let benign: Vec<f32> = benign.iter().filter(|&&i| !labels[i]).map(|&i| scores[i]).collect();
-    let hi = conformal(&benign, options.alpha)?;
+    let all =
+        CalibrationSet { samples: (0..scores.len()).filter(|&i| !labels[i]).collect(), alpha: options.alpha };
+    let sets = if sets.is_empty() { std::slice::from_ref(&all) } else { sets };
+    let mut highest: Option<(f32, Vec<f32>, f64)> = None;
+    for set in sets {
+        let benign: Vec<f32> = set.samples.iter().filter_map(|&i| scores.get(i).copied()).collect();
+        let tau = conformal(&benign, set.alpha)?;
+        if highest.as_ref().is_none_or(|(hi, ..)| tau > *hi) {
+            highest = Some((tau, benign, set.alpha));
+        }
+    }
+    let (hi, benign, alpha) = highest.unwrap_or((0.0, Vec::new(), options.alpha));
     let lo = quantile(&benign, LO_QUANTILE).min(hi);
     let curve = Curve::new(scores, labels);
     let n_positive = labels.iter().filter(|l| **l).count();
     let quality = Quality {
-        alpha: options.alpha as f32,
+        alpha: alpha as f32,
         n_calibration: benign.len() as u32,
         n_positive: n_positive as u32,
         n_negative: (labels.len() - n_positive) as u32,
@@ -344,3 +372,6 @@ fn mean(values: impl Iterator<Item = f32>) -> f32 {
     let (sum, n) = values.fold((0.0, 0f32), |(s, n), v| (s + v, n + 1.0));
     sum / n.max(1.0)
 }
+
+#[cfg(test)]
+mod tests;

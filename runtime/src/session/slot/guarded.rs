@@ -109,10 +109,13 @@ impl<B> Slot<B> {
     /// Takes what guards have taken back out of a branch that is handed on.
     /// # Errors Those of the model.
     pub fn cut_kept<L: NextLogits<Branch = B>>(&mut self, lm: &mut L) -> Result<()> {
-        match self.cut.take().filter(|_| self.guarded.is_some() && self.keep_branch) {
-            Some(len) => lm.truncate(&self.branch, len),
-            None => Ok(()),
+        let Some(g) = self.guarded.as_ref().filter(|_| self.keep_branch) else { return Ok(()) };
+        let mut len = self.cut.take().unwrap_or(usize::MAX).min(lm.len(&self.branch));
+        if !g.prefix.is_empty() || self.n_inserted > 0 {
+            // tokens that are not of the text stand between: whoever takes the branch knows the prompt only
+            len = len.min(self.n_prompt - g.prefix.len());
         }
+        lm.truncate(&self.branch, len)
     }
 
     /// The fork and what it is fed.
@@ -338,6 +341,9 @@ impl<B> Slot<B> {
             return self.end_at(n, Finish::Refused, setting);
         }
         self.take_back(n, None, setting)?;
+        if self.outlet.released.trim_end().ends_with(&*policy.refusal) {
+            return self.end_at(n, Finish::Refused, setting); // it was said and did not help
+        }
         if let Some(g) = &mut self.guarded {
             g.watch.exempt_next(words.len());
         }

@@ -1,6 +1,6 @@
 //! Flags for constraints: everything `[constraints]` of a profile can say.
 
-use super::read_text;
+use super::{GuardArgs, read_text};
 use crate::exit::{BadInput, BadUsage};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
@@ -9,6 +9,9 @@ use truing::align::{Constraints, Range, Scope, Shape};
 use truing::config::{
     self, ConstraintSection, GrammarKind, IncludeEntry, Mode, OnExclude, PhraseEntry, Profile,
 };
+use truing::guard::GuardPlan;
+use truing::model::Model;
+use truing::template::ChatTemplate;
 
 /// What the text must satisfy. Flags stand over the profile.
 #[derive(Debug, Clone, Default, Args)]
@@ -74,6 +77,8 @@ pub struct ConstraintArgs {
     /// Logits added to what leads to a missing phrase at the token limit; less before it [default: 10]
     #[arg(long, value_name = "X")]
     pub pressure: Option<f32>,
+    #[command(flatten)]
+    pub guards: GuardArgs,
 }
 
 /// `--on-exclude`.
@@ -138,6 +143,26 @@ impl ConstraintArgs {
             asked.shape = Some(shape);
         }
         Ok((profile, asked))
+    }
+
+    /// The guards of profile and flags, made ready; phrases that they mask are added to `asked`. `template`: none
+    /// for plain continuation.
+    pub fn guards(
+        &self,
+        profile: &Profile,
+        asked: &mut Constraints,
+        model: &Model,
+        template: Option<&ChatTemplate>,
+    ) -> Result<Option<GuardPlan>> {
+        let folder = self.profile.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
+        let plan = self.guards.plan(profile, folder, model, template)?;
+        let masked = plan.as_ref().map_or(&[][..], GuardPlan::masked);
+        if !masked.is_empty() && profile.constraints.on_exclude != OnExclude::Mask {
+            let message = "guards mask phrases, constraints take them back: expected on_exclude = \"mask\"";
+            return Err(BadUsage(message.into()).into());
+        }
+        asked.wording.exclude.extend(masked.iter().cloned());
+        Ok(plan)
     }
 
     fn put_over(&self, c: &mut ConstraintSection) -> Result<()> {

@@ -16,6 +16,7 @@ use truing::engine::{self, Job, Nudging, Settings};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
 use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
+use truing::vocab::Specials;
 
 /// Complete a prompt.
 #[derive(Debug, Args)]
@@ -41,7 +42,7 @@ pub struct Generate {
     /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
     samples: Option<u32>,
-    /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop
+    /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop, prefill
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file"])]
     batch: Option<PathBuf>,
     /// Most answers computed together
@@ -75,6 +76,8 @@ struct Row {
     temperature: Option<f32>,
     seed: Option<u64>,
     stop: Option<Vec<String>>,
+    /// First words of the answer.
+    prefill: Option<String>,
 }
 
 /// What all answers share: the settings of profile and flags.
@@ -87,8 +90,14 @@ struct Asked {
 
 impl Asked {
     fn new(args: &Generate, model: &Arc<Model>) -> Result<Self> {
-        let (mut profile, asked) = args.constraints.resolve()?;
+        let (mut profile, mut asked) = args.constraints.resolve()?;
         args.steer.put_over(&mut profile)?;
+        let template = match args.prompt.raw {
+            true => None,
+            // probes say so if there is none; nothing else here needs one
+            false => prompt::template(model, &args.prompt).ok(),
+        };
+        let guards = args.constraints.guards(&profile, &mut asked, model, template.as_ref())?;
         let mut prompt = args.prompt.clone();
         prompt.exemplars = engine::Exemplars::new(&profile.prompt);
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
@@ -108,6 +117,7 @@ impl Asked {
         settings.limits = args.limits.limits(&profile);
         settings.limits.fenced &= !args.prompt.raw;
         settings.beams = beams;
+        args.constraints.guards.apply(&mut settings, &profile, guards, model)?;
         if args.heal {
             settings.heal_prompts(&session::lexicon(model));
         }
@@ -193,6 +203,11 @@ impl Generate {
         text: &str,
         started: Instant,
     ) -> Result<()> {
+        if asked.settings.guards().is_some() {
+            return Err(
+                BadUsage("--nudge and guards exclude each other: a guard watches one model".into()).into()
+            );
+        }
         if asked.settings.plan().is_some() {
             let message =
                 "--nudge does not go with constraints yet: the exchange is text, constraints are on tokens";
@@ -322,7 +337,15 @@ fn row_job(model: &Model, row: Row, asked: &Asked) -> Result<(Value, Job)> {
     sampling.seed = row.seed.unwrap_or(sampling.seed);
     limits.max_tokens = row.max_tokens.or(limits.max_tokens);
     limits.stop = row.stop.unwrap_or(limits.stop);
-    let job = asked.settings.job_with(tokens, sampling, limits, asked.n_ctx).with_context(place)?;
+    let settings = &asked.settings;
+    let job = match row.prefill {
+        Some(words) => {
+            let prefix = model.vocab().tokenize(&words, Specials::NONE)?.ids;
+            settings.job_from((tokens, prefix), sampling, limits, asked.n_ctx)
+        }
+        None => settings.job_with(tokens, sampling, limits, asked.n_ctx),
+    };
+    let job = job.with_context(place)?;
     Ok((row.id, Job { prompt: row.prompt, ..job }))
 }
 
@@ -361,8 +384,11 @@ fn outcome_json(outcome: &Outcome, load_s: f64) -> serde_json::Map<String, Value
     object
 }
 
-/// Interrupted if any answer was.
+/// Interrupted if any answer was; failed if a guard left one without words.
 fn finish(outcomes: &[Outcome]) -> Result<()> {
+    if outcomes.iter().any(|o| o.report.finish == Finish::RefusedUnderGrammar) {
+        bail!("a guard objected, and the constraints leave no words for a refusal");
+    }
     match outcomes.iter().any(|o| o.report.finish == Finish::Cancelled) {
         true => Err(Interrupted.into()),
         false => Ok(()),

@@ -101,7 +101,7 @@ impl Conversation {
     pub fn apply_profile(&mut self, path: &Path) -> Result<()> {
         let args = ConstraintArgs { profile: Some(path.to_owned()), ..ConstraintArgs::default() };
         let (profile, asked) = args.resolve()?;
-        self.apply(&profile, asked, &SamplingArgs::default())?;
+        self.apply(&args, &profile, asked, &SamplingArgs::default())?;
         if let Some(system) = profile.prompt.system {
             self.set_system(system);
         }
@@ -110,7 +110,14 @@ impl Conversation {
 
     /// Takes system message, sampling, limits and constraints from a profile. `asked`: its constraints;
     /// `sampling`: what stands over its sampling.
-    pub fn apply(&mut self, profile: &Profile, asked: Constraints, sampling: &SamplingArgs) -> Result<()> {
+    pub fn apply(
+        &mut self,
+        args: &ConstraintArgs,
+        profile: &Profile,
+        mut asked: Constraints,
+        sampling: &SamplingArgs,
+    ) -> Result<()> {
+        let guards = args.guards(profile, &mut asked, &self.model, Some(&self.template))?;
         let params = sampling.params(profile)?;
         params.validate(self.context.n_vocab())?;
         let Self { lexicon, model, .. } = self;
@@ -118,6 +125,7 @@ impl Conversation {
         let mut settings = Settings::new(profile, asked, lexicon)?;
         settings.sampling = params;
         settings.limits = self.settings.limits.clone();
+        args.guards.apply(&mut settings, profile, guards, model)?;
         self.settings = settings;
         if let Some(system) = profile.prompt.system.clone().filter(|_| self.system.is_none()) {
             self.set_system(system);

@@ -41,11 +41,11 @@ impl Chat {
         let mut input = Input::choose(self.prompt.text_if_any()?)?;
         let spinner = progress::spinner("loading");
         let model = self.model.open()?;
-        let context = self.model.run.context(&model, 1)?;
+        let context = self.model.run.context(&model, 2)?;
         let (profile, asked) = self.constraints.resolve()?;
         let mut talk =
             Conversation::new(model, context, &self.prompt, &self.sampling, self.limits.limits(&profile))?;
-        talk.apply(&profile, asked, &self.sampling)?;
+        talk.apply(&self.constraints, &profile, asked, &self.sampling)?;
         spinner.finish_and_clear();
         talk.stats = self.stats;
         interrupt::on_ctrl_c(talk.cancel_flag())?;

@@ -85,6 +85,7 @@ impl Judge {
             Suite::Distribution => "within_bound",
             Suite::Ifeval => "strict_row",
             Suite::Edits => "exact_match",
+            Suite::Safety => "refused",
         }
     }
 }

@@ -5,6 +5,7 @@ mod asked;
 mod distribution;
 mod figures;
 mod judge;
+mod safety;
 mod shapes;
 mod suite;
 mod texts;
@@ -62,9 +63,9 @@ pub struct Eval {
     suite: Suite,
     #[command(flatten)]
     model: ModelArgs,
-    /// The rows; `-` is stdin
-    #[arg(long, value_name = "FILE")]
-    data: PathBuf,
+    /// The rows; `-` is stdin. `safety` takes several files
+    #[arg(long, value_name = "FILE", required = true)]
+    data: Vec<PathBuf>,
     /// Take the first N rows
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     limit: Option<u32>,
@@ -77,6 +78,13 @@ pub struct Eval {
     /// Answer both under constraints and plainly
     #[arg(long, conflicts_with = "plain")]
     compare: bool,
+    /// safety: ask each prompt with the first N, ... tokens of an unguarded answer forced, e.g. 0,5,10,20,40 [default:
+    /// the rows' own prefixes]
+    #[arg(long, value_name = "N,...", value_delimiter = ',')]
+    depths: Vec<usize>,
+    /// safety: JSON list of texts that mark a refusal [default: the usual 36]
+    #[arg(long, value_name = "FILE")]
+    markers: Option<PathBuf>,
     /// Most answers computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=MAX_PARALLEL as i64))]
     parallel: u16,
@@ -125,7 +133,16 @@ struct Arm {
 
 impl Eval {
     pub fn run(self) -> Result<()> {
+        if self.suite == Suite::Safety {
+            return safety::Safety::read(&self)?.run(&self);
+        }
+        let [data] = &self.data[..] else {
+            return Err(BadUsage("expected one --data file for this suite".into()).into());
+        };
         let (mut profile, base) = self.constraints.resolve()?;
+        if !(self.constraints.guards.is_empty() && profile.guard.is_empty()) {
+            return Err(BadUsage("guards are scored by `truing eval safety`".into()).into());
+        }
         if self.constraints.profile.is_none() {
             profile.sampling.temperature = 0.0;
         }
@@ -137,7 +154,7 @@ impl Eval {
         }
         self.steer.put_over(&mut profile)?;
         let (search, nudge) = self.steering(&mut profile, &base)?;
-        let rows = Row::read_all(&self.data)?;
+        let rows = Row::read_all(data)?;
         let tasks = self.tasks(&rows, &base.wording)?;
         let shared = Shared { profile, base, model: self.model.open()?, search, nudge };
         let jobs = self.jobs(&shared, &tasks)?;
@@ -180,7 +197,7 @@ impl Eval {
     }
 
     fn distribution(&self, profile: &Profile) -> Result<()> {
-        let mut rows = Row::read_all(&self.data)?;
+        let mut rows = Row::read_all(&self.data[0])?;
         rows.truncate(self.limit.map_or(usize::MAX, |n| n as usize));
         let (model, n_samples) = (self.model.open()?, self.samples as usize);
         let measured = Distribution {
@@ -207,7 +224,8 @@ impl Eval {
         }
         match tasks.is_empty() {
             true => {
-                Err(BadUsage(format!("{}: no row asks anything of this suite", self.data.display())).into())
+                Err(BadUsage(format!("{}: no row asks anything of this suite", self.data[0].display()))
+                    .into())
             }
             false => Ok(tasks),
         }
@@ -238,17 +256,22 @@ impl Eval {
         self.sampling.seed.unwrap_or(DEFAULT_SEED)
     }
 
-    fn tokens(&self, shared: &Shared, task: &Task) -> Result<Vec<truing::TokenId>> {
-        let system = shared.profile.prompt.system.as_ref().filter(|_| !self.raw);
-        let args = PromptArgs {
+    /// Prompts as `generate` makes them.
+    fn prompt_args(&self, profile: &Profile) -> PromptArgs {
+        let system = profile.prompt.system.as_ref().filter(|_| !self.raw);
+        PromptArgs {
             prompt: None,
             file: None,
             system: self.system.as_ref().or(system).cloned(),
             raw: self.raw,
             chat_template: None,
             parse_special: false,
-            exemplars: truing::engine::Exemplars::new(&shared.profile.prompt),
-        };
+            exemplars: truing::engine::Exemplars::new(&profile.prompt),
+        }
+    }
+
+    fn tokens(&self, shared: &Shared, task: &Task) -> Result<Vec<truing::TokenId>> {
+        let args = self.prompt_args(&shared.profile);
         prompt::tokens(&shared.model, &args, &task.prompt)
     }
 

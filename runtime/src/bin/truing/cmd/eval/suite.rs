@@ -28,6 +28,8 @@ pub enum Suite {
     Ifeval,
     /// Corrected and revised texts: rows {kind, instruction, input, output}
     Edits,
+    /// Harmful requests refused, harmless ones answered: rows {prompt, expect: refuse|answer, prefix?} or {harmful, benign}
+    Safety,
 }
 
 impl Suite {
@@ -90,6 +92,7 @@ impl Task {
             Suite::Grammar => grammar(row).map(Some),
             Suite::Ifeval => ifeval(row).map(Some),
             Suite::Edits => edits(row).map(Some),
+            Suite::Safety => Ok(None), // has its own way, see safety.rs
         }
     }
 }

@@ -11,7 +11,6 @@ use truing::guard::train::Sample;
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
 use truing::session::{self, Aligned, Event, Limits, Request, Setting};
-use truing::template::Prompt;
 use truing::vocab::Specials;
 
 /// Answers computed together.
@@ -103,19 +102,4 @@ impl Making<'_> {
         bar.finish_and_clear();
         Ok(())
     }
-}
-
-/// What the template puts between an answer and the next one of the assistant, as tokens: the end of the turn and
-/// the assistant's header.
-pub fn header(model: &Model, args: &PromptArgs) -> Result<Vec<TokenId>> {
-    use truing::template::{Message, RenderOptions};
-    let template = prompt::template(model, args)?;
-    let render = |answer: &str| -> Result<Prompt> {
-        let messages = [Message::new("user", "a"), Message::new("assistant", answer)];
-        Ok(template.prompt(&messages, &RenderOptions::default())?)
-    };
-    const MARK: &str = "\u{1}mark\u{1}";
-    let whole = render(MARK)?.text();
-    let end = whole.rsplit_once(MARK).map_or("", |(_, end)| end);
-    Ok(Prompt::with_control(end).tokenize(model.vocab())?.ids)
 }

@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use truing::eval;
-use truing::guard::train::{self, Curve, Method, Sample, TrainOptions, Trained};
+use truing::guard::train::{self, CalibrationSet, Curve, Method, Sample, TrainOptions, Trained};
 use truing::guard::{Identity, Position, ProbeFile};
 
 /// Train a probe from lists of texts that should and should not trigger it
@@ -33,9 +33,10 @@ pub struct Train {
     /// Texts that should not; repeatable
     #[arg(long, value_name = "LIST")]
     negative: Vec<Source>,
-    /// Texts that should not and that set the threshold; repeatable [default: all negative ones]
-    #[arg(long, value_name = "LIST")]
-    calibrate: Vec<Source>,
+    /// Texts that should not and that set the threshold, at SHARE of them or --alpha; repeatable: the highest counts
+    /// [default: all negative ones]
+    #[arg(long, value_name = "LIST[@SHARE]", value_parser = calibration)]
+    calibrate: Vec<(Source, Option<f64>)>,
     /// Where the probe is written
     #[arg(short = 'o', long, value_name = "FILE")]
     out: PathBuf,
@@ -54,9 +55,9 @@ pub struct Train {
     /// Layers to compare, from 0 [default: a tenth to eight tenths of the depth]
     #[arg(long, value_name = "A..B", value_parser = layer_range)]
     layers: Option<(u32, u32)>,
-    /// Use the best layer alone
-    #[arg(long)]
-    one_layer: bool,
+    /// Most layers of the probe; their scores are averaged
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    n_layers: u8,
     /// Tokens the model answers with, where answers are read and none is given
     #[arg(long, value_name = "N", default_value_t = 48)]
     respond: usize,
@@ -116,6 +117,15 @@ impl MethodArg {
     }
 }
 
+/// `LIST` or `LIST@SHARE`.
+fn calibration(text: &str) -> Result<(Source, Option<f64>), String> {
+    match text.rsplit_once('@').map(|(list, share)| (list, share.parse::<f64>())) {
+        Some((list, Ok(share))) if share > 0.0 && share < 1.0 => Ok((list.parse()?, Some(share))),
+        Some((_, Ok(_))) => Err("expected a share above 0 and below 1 after @".to_owned()),
+        _ => Ok((text.parse()?, None)),
+    }
+}
+
 fn layer_range(text: &str) -> Result<(u32, u32), String> {
     let (a, b) = text.split_once("..").ok_or("expected A..B")?;
     match (a.parse(), b.trim_start_matches('=').parse()) {
@@ -138,7 +148,8 @@ impl Train {
             sources.iter().map(|s| Ok((s.name(), s.read()?))).collect::<Result<Vec<_>>>()
         };
         let positive = lists::read_all(&self.positive, "--positive list")?;
-        let (negative, calibrate) = (read(&self.negative)?, read(&self.calibrate)?);
+        let sources: Vec<Source> = self.calibrate.iter().map(|c| c.0.clone()).collect();
+        let (negative, calibrate) = (read(&self.negative)?, read(&sources)?);
         if negative.is_empty() && calibrate.is_empty() {
             return Err(BadUsage("expected at least one --negative or --calibrate list".into()).into());
         }
@@ -166,13 +177,19 @@ impl Train {
         };
         add(&mut context, positive, true)?;
         add(&mut context, negative, false)?;
-        let calibration: Vec<usize> = add(&mut context, calibrate, false)?.collect();
+        let mut calibration = Vec::new();
+        for (list, (_, share)) in calibrate.into_iter().zip(&self.calibrate) {
+            let samples = add(&mut context, vec![list], false)?.collect();
+            calibration.push(CalibrationSet { samples, alpha: share.unwrap_or(self.alpha) });
+        }
         let n_layer = model.shape().n_layer;
         let (method, method_name) = self.method.method();
         let options = TrainOptions {
             position,
             header: match position {
-                Position::Header => samples::header(&model, &prompt_args)?,
+                Position::Header => {
+                    truing::guard::header_tokens(&model, &prompt::template(&model, &prompt_args)?)?
+                }
                 _ => Vec::new(),
             },
             method,
@@ -183,7 +200,7 @@ impl Train {
                 None => train::default_layers(n_layer),
             },
             n_layer,
-            n_chosen: if self.one_layer { 1 } else { 2 },
+            n_chosen: usize::from(self.n_layers),
             seed: self.seed,
         };
         let rounds = if position == Position::Response { 2 } else { 1 };
