@@ -27,8 +27,11 @@ fn refused(args: &[&str], code: i32, words: &[&str]) {
     words.iter().for_each(|w| assert!(message.contains(w), "expected {w:?} in {message:?}"));
 }
 
-const PROMPT: [&str; 4] = ["-p", "Write one short sentence about a dog.", "--max-tokens", "32"];
-const WORDS: &str = "keyword:garden|gardens,umbrella|umbrellas";
+const ASKED: &str = "Write one short sentence about an everyday scene that uses all of these words: \
+    begin, brush, front, hair, mirror.
+Sentence:";
+const PROMPT: [&str; 4] = ["-p", ASKED, "--max-tokens", "64"];
+const WORDS: &str = "keyword:begin|begins|began|beginning,brush|brushes|brushed|brushing,front,hair,mirror";
 
 #[test]
 fn a_search_says_more_of_the_words_than_the_likeliest_text() {
@@ -44,7 +47,7 @@ fn a_search_says_more_of_the_words_than_the_likeliest_text() {
     );
     assert_eq!(report["rewards"][0]["value"].as_f64(), Some(1.0), "{found}");
     let text = found["text"].as_str().expect("text").to_lowercase();
-    assert!(text.contains("garden") && text.contains("umbrella"), "{text}");
+    assert!(text.contains("brush") && text.contains("front"), "{text}");
     let plain = run(&["--search", "deal", "--lambda", "0"]);
     assert_eq!(plain["report"]["search"]["status"], "unsatisfied");
     let greedy = json(&[&["generate", &smollm2, "--temp", "0"], &PROMPT[..]].concat());
@@ -61,12 +64,23 @@ fn a_search_says_more_of_the_words_than_the_likeliest_text() {
 fn a_search_keeps_to_hard_constraints() {
     let smollm2 = model("smollm2");
     let args = [
-        &["generate", &smollm2, "--search", "deal", "--reward", WORDS, "--exclude", "dog", "--words", "..12"],
+        &[
+            "generate",
+            &smollm2,
+            "--search",
+            "deal",
+            "--reward",
+            WORDS,
+            "--exclude",
+            "smiled",
+            "--words",
+            "..40",
+        ],
         &PROMPT[..],
     ];
     let found = json(&args.concat());
     let text = found["text"].as_str().expect("text").to_lowercase();
-    assert!(!text.split(|c: char| !c.is_alphabetic()).any(|w| w == "dog"), "{text}");
+    assert!(!text.split(|c: char| !c.is_alphabetic()).any(|w| w == "smiled"), "{text}");
     assert_eq!(found["report"]["constraints"]["satisfied"], true, "{found}");
 }
 

@@ -11,6 +11,7 @@ mod edits;
 mod ifeval;
 mod length;
 mod stats;
+mod tournament;
 
 pub use coverage::{Coverage, coverage};
 pub use csr::{Csr, Scope};
@@ -19,3 +20,4 @@ pub use edits::{char_distance, similarity};
 pub use ifeval::{Check, Instruction, Relation, SENTENCE_RULE, Words, loosened};
 pub use length::{Adherence, adherence};
 pub use stats::{Estimate, mcnemar, mean, rate};
+pub use tournament::{Match, knock_out, strengths, strengths_with_intervals};

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod arena;
 mod bench;
 mod chat;
 mod check;
@@ -32,6 +33,7 @@ pub enum Command {
     Check(check::Check),
     Eval(eval::Eval),
     Probe(probe::Probe),
+    Arena(arena::Arena),
 }
 
 impl Command {
@@ -52,6 +54,7 @@ impl Command {
             Self::Check(c) => c.run(),
             Self::Eval(c) => c.run(),
             Self::Probe(c) => c.run(),
+            Self::Arena(c) => c.run(),
         }
     }
 }

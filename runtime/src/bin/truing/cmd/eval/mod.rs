@@ -39,6 +39,8 @@ use truing::session::{self, Finish, MAX_PARALLEL};
 const DEFAULT_SEED: u64 = 1;
 /// Shorter contexts than this are not reckoned with when room for outlooks is made.
 const MIN_CTX: usize = 64;
+/// Temperature of searches that draw whole texts, where nothing is said.
+const DRAW_TEMPERATURE: f32 = 0.8;
 /// Share of rows that may fail to run without the whole run failing.
 const MAX_ERRORS: f64 = 0.01;
 
@@ -153,6 +155,11 @@ impl Eval {
             return Err(BadUsage("eval runs masked generation only: expected mode \"mask\"".into()).into());
         }
         self.steer.put_over(&mut profile)?;
+        if self.constraints.profile.is_none()
+            && profile.search.params().is_some_and(|p| p.method.draws_texts())
+        {
+            profile.sampling.temperature = DRAW_TEMPERATURE; // the likeliest text is no use drawn twice
+        }
         let (search, nudge) = self.steering(&mut profile, &base)?;
         let rows = Row::read_all(data)?;
         let tasks = self.tasks(&rows, &base.wording)?;
