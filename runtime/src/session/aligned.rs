@@ -188,11 +188,7 @@ impl Masks {
     /// Cuts the text to `n` of `len` tokens and refuses `token` there from now on; `is_begin`: because a phrase
     /// began with it. What was refused behind is forgotten.
     pub fn cut(&mut self, n: usize, len: usize, token: TokenId, is_begin: bool) -> Result<()> {
-        if let Some(constraint) = &mut self.constraint {
-            constraint.rollback(len - n)?;
-        }
-        self.denied = self.denied.filter(|d| d.0 < n);
-        self.refused.retain(|r| r.at <= n);
+        self.cut_freely(n, len)?;
         self.refused.push(Refused { at: n, token, is_begin, is_lifted: false });
         self.is_masked = true;
         Ok(())
@@ -203,6 +199,7 @@ impl Masks {
         if let Some(constraint) = &mut self.constraint {
             constraint.rollback(len - n)?;
         }
+        self.denied = self.denied.filter(|d| d.0 < n);
         self.refused.retain(|r| r.at <= n);
         Ok(())
     }
@@ -440,7 +437,7 @@ mod tests {
             assert!((found - want).abs() < 1e-5, "{n}: {found}, {want}");
         }
         // what was denied behind a cut is forgotten
-        m.cut(1, 8, 1, false).expect("cut");
+        m.cut_freely(1, 8).expect("cut");
         assert!(on_word(&pressed(&mut m, 1, 0, false)) < 2.0);
     }
 
