@@ -264,7 +264,7 @@ typedef void (*truing_log_fn)(void *user_data, uint32_t level, const char *text,
 /**
  * How to open a model. Set `struct_size` to `sizeof(truing_model_options)` and everything else to zero.
  */
-typedef struct {
+typedef struct truing_model_options {
     /**
      * `sizeof(truing_model_options)`.
      */
@@ -288,7 +288,7 @@ typedef int32_t (*truing_read_fn)(void *user_data, uint64_t offset, void *to, si
 /**
  * Sizes of a model. Set `struct_size` before the call.
  */
-typedef struct {
+typedef struct truing_model_sizes {
     /**
      * `sizeof(truing_model_sizes)`.
      */
@@ -318,7 +318,7 @@ typedef struct {
 /**
  * Tokens with a role; TRUING_NO_TOKEN for those the model lacks. Set `struct_size` before the call.
  */
-typedef struct {
+typedef struct truing_special_tokens {
     /**
      * `sizeof(truing_special_tokens)`.
      */
@@ -344,7 +344,7 @@ typedef struct {
 /**
  * How messages become a prompt. Set `struct_size` and everything else to zero.
  */
-typedef struct {
+typedef struct truing_chat_options {
     /**
      * `sizeof(truing_chat_options)`.
      */
@@ -379,7 +379,7 @@ typedef struct {
 /**
  * How a context is made. Set `struct_size` and everything else to zero for the defaults named.
  */
-typedef struct {
+typedef struct truing_context_options {
     /**
      * `sizeof(truing_context_options)`.
      */
@@ -414,7 +414,7 @@ typedef struct {
 /**
  * Memory of a context and of what it is made of. Set `struct_size` before the call.
  */
-typedef struct {
+typedef struct truing_memory {
     /**
      * `sizeof(truing_memory)`.
      */
@@ -445,7 +445,7 @@ typedef struct {
 /**
  * How an embedding is made. Set `struct_size` and everything else to zero.
  */
-typedef struct {
+typedef struct truing_embed_options {
     /**
      * `sizeof(truing_embed_options)`.
      */
@@ -471,7 +471,7 @@ typedef struct {
 /**
  * How a session is made. Set `struct_size` and everything else to zero.
  */
-typedef struct {
+typedef struct truing_session_options {
     /**
      * `sizeof(truing_session_options)`.
      */
@@ -490,7 +490,7 @@ typedef struct {
 /**
  * What happened during a generation. Lives during the callback.
  */
-typedef struct {
+typedef struct truing_event {
     /**
      * Size of the struct in the library; may be larger than in this header.
      */
@@ -520,7 +520,7 @@ typedef struct {
  * It may use the model, and cancel; other calls on the session or its context return TRUING_E_BUSY. It must return:
  * no longjmp out of it, and a C++ exception that leaves it ends the process (truing.hpp catches and rethrows them).
  */
-typedef int32_t (*truing_event_fn)(void *user_data, const truing_event *event);
+typedef int32_t (*truing_event_fn)(void *user_data, const struct truing_event *event);
 
 /**
  * Changes logits before a token is drawn. `ids`: all `n` tokens so far; `logits`: `n_vocab` values (natural log,
@@ -537,7 +537,7 @@ typedef int32_t (*truing_logits_fn)(void *user_data,
 /**
  * How to answer. Set `struct_size` and everything else to zero: then the profile decides.
  */
-typedef struct {
+typedef struct truing_generate_options {
     /**
      * `sizeof(truing_generate_options)`.
      */
@@ -579,7 +579,7 @@ typedef struct {
 /**
  * What an answer was. Set `struct_size` before the call. The report (truing_session_report) says more.
  */
-typedef struct {
+typedef struct truing_result {
     /**
      * `sizeof(truing_result)`.
      */
@@ -803,8 +803,8 @@ int32_t truing_build_info(char *buf,
  */
 truing_status truing_model_open(const char *path,
                                 size_t path_len,
-                                const truing_model_options *options,
-                                truing_model **out);
+                                const struct truing_model_options *options,
+                                struct truing_model **out);
 
 /**
  * Opens a model that lies in an open file: `len` bytes from `offset` on, a multiple of 4 (an uncompressed Android
@@ -814,16 +814,16 @@ truing_status truing_model_open(const char *path,
 truing_status truing_model_open_fd(int32_t fd,
                                    uint64_t offset,
                                    uint64_t len,
-                                   const truing_model_options *options,
-                                   truing_model **out);
+                                   const struct truing_model_options *options,
+                                   struct truing_model **out);
 
 /**
  * Opens a model that lies in memory. The bytes are copied once; the caller's may go as soon as the call returns.
  */
 truing_status truing_model_open_memory(const void *data,
                                        size_t len,
-                                       const truing_model_options *options,
-                                       truing_model **out);
+                                       const struct truing_model_options *options,
+                                       struct truing_model **out);
 
 /**
  * Opens a model of `len` bytes that `read` delivers, from an archive, a network, an encrypted store. All of it is
@@ -832,24 +832,24 @@ truing_status truing_model_open_memory(const void *data,
 truing_status truing_model_open_read(truing_read_fn read,
                                      void *user_data,
                                      uint64_t len,
-                                     const truing_model_options *options,
-                                     truing_model **out);
+                                     const struct truing_model_options *options,
+                                     struct truing_model **out);
 
 /**
  * Frees a model; NULL is fine. Contexts made of it go on.
  */
-void truing_model_free(truing_model *model);
+void truing_model_free(struct truing_model *model);
 
 /**
  * Sizes of the model into `*sizes`.
  */
-truing_status truing_model_get_sizes(const truing_model *model, truing_model_sizes *sizes);
+truing_status truing_model_get_sizes(const struct truing_model *model, struct truing_model_sizes *sizes);
 
 /**
  * Identity of the model file: a hash of its header in lower-case hex, 64 characters. The same for the same file
  * wherever it lies; saved sessions are bound to it.
  */
-truing_status truing_model_id(const truing_model *model,
+truing_status truing_model_id(const struct truing_model *model,
                               char *buf,
                               size_t cap,
                               size_t *len_out);
@@ -859,7 +859,7 @@ truing_status truing_model_id(const truing_model *model,
  * `{"type": "string", "n": 49152}` with the first 16 values in `"first"`. Bytes that are no UTF-8 become U+FFFD.
  * TRUING_E_NOT_FOUND if there is no such key.
  */
-truing_status truing_model_metadata(const truing_model *model,
+truing_status truing_model_metadata(const struct truing_model *model,
                                     const char *key,
                                     size_t key_len,
                                     char *buf,
@@ -869,7 +869,7 @@ truing_status truing_model_metadata(const truing_model *model,
 /**
  * Name of metadata entry `index`, in the order of the file; TRUING_E_NOT_FOUND behind the last.
  */
-truing_status truing_model_metadata_key(const truing_model *model,
+truing_status truing_model_metadata_key(const struct truing_model *model,
                                         size_t index,
                                         char *buf,
                                         size_t cap,
@@ -880,7 +880,7 @@ truing_status truing_model_metadata_key(const truing_model *model,
  * TRUING_E_BUFFER_TOO_SMALL, which a call with `cap` 0 gives on purpose; the text never has more ids than bytes
  * plus 2. Bytes that the vocabulary cannot write are left out and told to the model's log.
  */
-truing_status truing_tokenize(const truing_model *model,
+truing_status truing_tokenize(const struct truing_model *model,
                               const char *data,
                               size_t len,
                               uint32_t flags,
@@ -893,7 +893,7 @@ truing_status truing_tokenize(const truing_model *model,
  * TRUING_DETOKENIZE_… or 0. `*len_out` (may be NULL) gets the number of bytes, also with
  * TRUING_E_BUFFER_TOO_SMALL.
  */
-truing_status truing_detokenize(const truing_model *model,
+truing_status truing_detokenize(const struct truing_model *model,
                                 const uint32_t *ids,
                                 size_t n,
                                 uint32_t flags,
@@ -904,7 +904,7 @@ truing_status truing_detokenize(const truing_model *model,
 /**
  * Bytes that one token adds to a text; none for control tokens.
  */
-truing_status truing_token_bytes(const truing_model *model,
+truing_status truing_token_bytes(const struct truing_model *model,
                                  uint32_t id,
                                  char *buf,
                                  size_t cap,
@@ -913,21 +913,22 @@ truing_status truing_token_bytes(const truing_model *model,
 /**
  * The model's tokens with a role into `*tokens`.
  */
-truing_status truing_model_get_special_tokens(const truing_model *model, truing_special_tokens *tokens);
+truing_status truing_model_get_special_tokens(const struct truing_model *model,
+                                              struct truing_special_tokens *tokens);
 
 /**
  * Whether the token ends a text or turn, into `*is_end`: 1 or 0.
  */
-truing_status truing_token_is_end(const truing_model *model, uint32_t id, int32_t *is_end);
+truing_status truing_token_is_end(const struct truing_model *model, uint32_t id, int32_t *is_end);
 
 /**
  * The text that the chat template makes of messages, a JSON array of objects with "role" and "content". For looking
  * at: as a prompt use truing_session_prompt_chat, which keeps what users wrote apart from control tokens.
  */
-truing_status truing_chat_render(const truing_model *model,
+truing_status truing_chat_render(const struct truing_model *model,
                                  const char *messages,
                                  size_t messages_len,
-                                 const truing_chat_options *options,
+                                 const struct truing_chat_options *options,
                                  char *buf,
                                  size_t cap,
                                  size_t *len_out);
@@ -936,10 +937,10 @@ truing_status truing_chat_render(const truing_model *model,
  * The token ids of a conversation that the model is to continue; as truing_chat_render, but ids. `*n_out` as for
  * truing_tokenize.
  */
-truing_status truing_chat_tokenize(const truing_model *model,
+truing_status truing_chat_tokenize(const struct truing_model *model,
                                    const char *messages,
                                    size_t messages_len,
-                                   const truing_chat_options *options,
+                                   const struct truing_chat_options *options,
                                    uint32_t *ids,
                                    size_t cap,
                                    size_t *n_out);
@@ -947,39 +948,39 @@ truing_status truing_chat_tokenize(const truing_model *model,
 /**
  * Makes a context. `options` may be NULL. `*out`: to be freed with truing_context_free.
  */
-truing_status truing_context_new(const truing_model *model,
-                                 const truing_context_options *options,
-                                 truing_context **out);
+truing_status truing_context_new(const struct truing_model *model,
+                                 const struct truing_context_options *options,
+                                 struct truing_context **out);
 
 /**
  * Frees a context; NULL is fine. Its memory goes with its last session. Refused (the handle lives on, and
  * truing_last_error says so) when called from a callback of a call that uses the context.
  */
-void truing_context_free(truing_context *context);
+void truing_context_free(struct truing_context *context);
 
 /**
  * Memory of the context into `*memory`.
  */
-truing_status truing_context_get_memory(truing_context *context, truing_memory *memory);
+truing_status truing_context_get_memory(struct truing_context *context, struct truing_memory *memory);
 
 /**
  * The embedding of a text: hidden states behind the last layer and the output norm, made one by `options->pooling`
  * (`options` NULL: what the model declares). `values` gets `n` floats; `n` must be the model's `n_embd`.
  */
-truing_status truing_context_embed(truing_context *context,
+truing_status truing_context_embed(struct truing_context *context,
                                    const char *data,
                                    size_t len,
-                                   const truing_embed_options *options,
+                                   const struct truing_embed_options *options,
                                    float *values,
                                    size_t n);
 
 /**
  * As truing_context_embed, of token ids.
  */
-truing_status truing_context_embed_tokens(truing_context *context,
+truing_status truing_context_embed_tokens(struct truing_context *context,
                                           const uint32_t *ids,
                                           size_t n_ids,
-                                          const truing_embed_options *options,
+                                          const struct truing_embed_options *options,
                                           float *values,
                                           size_t n);
 
@@ -991,45 +992,48 @@ truing_status truing_context_embed_tokens(truing_context *context,
  * Constraints need the vocabulary in another form: 10 to 100 ms, once a model, at the first session that has some.
  * A search (`search.method`) or exact drawing keeps texts side by side: give the context `n_kv_tokens` for them.
  */
-truing_status truing_session_new(truing_context *context,
+truing_status truing_session_new(struct truing_context *context,
                                  const char *profile,
                                  size_t profile_len,
-                                 const truing_session_options *options,
-                                 truing_session **out);
+                                 const struct truing_session_options *options,
+                                 struct truing_session **out);
 
 /**
  * Frees a session; NULL is fine. Refused (the handle lives on, and truing_last_error says so) when called from a
  * callback of the session's own call.
  */
-void truing_session_free(truing_session *session);
+void truing_session_free(struct truing_session *session);
 
 /**
  * Gives the session another profile; tokens stay. On failure the old one stays.
  */
-truing_status truing_session_set_profile(truing_session *session,
+truing_status truing_session_set_profile(struct truing_session *session,
                                          const char *profile,
                                          size_t profile_len,
-                                         const truing_session_options *options);
+                                         const struct truing_session_options *options);
 
 /**
  * Appends `n` tokens. Nothing is computed yet: that happens when it is needed, or with truing_session_prefill.
  * `ids` is read during the call, and may be NULL if `n` is 0. TRUING_E_CONTEXT_FULL if they do not fit,
  * TRUING_E_INVALID_ARGUMENT for ids that are no tokens; nothing changed then.
  */
-truing_status truing_session_feed(truing_session *session,
+truing_status truing_session_feed(struct truing_session *session,
                                   const uint32_t *ids,
                                   size_t n);
 
 /**
  * Appends a text, as it is: no chat template. `flags`: TRUING_TOKENIZE_… or 0. As truing_session_feed.
  */
-truing_status truing_session_feed_text(truing_session *session, const char *data, size_t len, uint32_t flags);
+truing_status truing_session_feed_text(struct truing_session *session,
+                                       const char *data,
+                                       size_t len,
+                                       uint32_t flags);
 
 /**
  * Makes the session hold exactly these tokens, keeping the keys and values of what it already holds of their
  * beginning. As truing_session_feed.
  */
-truing_status truing_session_prompt(truing_session *session, const uint32_t *ids, size_t n);
+truing_status truing_session_prompt(struct truing_session *session, const uint32_t *ids, size_t n);
 
 /**
  * Makes the session hold exactly the prompt of a conversation, keeping the keys and values of what it already holds
@@ -1037,33 +1041,33 @@ truing_status truing_session_prompt(truing_session *session, const uint32_t *ids
  * with "role" and "content" (and what else the template knows). The profile's system message goes first if the
  * messages begin with none. What users wrote never becomes a control token. `options` may be NULL.
  */
-truing_status truing_session_prompt_chat(truing_session *session,
+truing_status truing_session_prompt_chat(struct truing_session *session,
                                          const char *messages,
                                          size_t messages_len,
-                                         const truing_chat_options *options);
+                                         const struct truing_chat_options *options);
 
 /**
  * Cuts the session to its first `n` tokens.
  */
-truing_status truing_session_truncate(truing_session *session, size_t n);
+truing_status truing_session_truncate(struct truing_session *session, size_t n);
 
 /**
  * Computes keys and values of all tokens but the last, so that an answer begins sooner.
  */
-truing_status truing_session_prefill(truing_session *session);
+truing_status truing_session_prefill(struct truing_session *session);
 
 /**
  * All tokens of the session: prompts and answers. `*n_out` (may be NULL) gets their number, also with
  * TRUING_E_BUFFER_TOO_SMALL.
  */
-truing_status truing_session_tokens(truing_session *session, uint32_t *ids, size_t cap, size_t *n_out);
+truing_status truing_session_tokens(struct truing_session *session, uint32_t *ids, size_t cap, size_t *n_out);
 
 /**
  * Logits of the token after the last one (natural log, unnormalised), one for each token of the vocabulary; computes
  * what has to be computed. `*n_out` (may be NULL) gets their number, also with TRUING_E_BUFFER_TOO_SMALL, in which case nothing
  * is computed.
  */
-truing_status truing_session_logits(truing_session *session,
+truing_status truing_session_logits(struct truing_session *session,
                                     float *logits,
                                     size_t cap,
                                     size_t *n_out);
@@ -1071,37 +1075,37 @@ truing_status truing_session_logits(truing_session *session,
 /**
  * Text of the last answer, valid UTF-8; TRUING_E_NOT_FOUND before the first.
  */
-truing_status truing_session_text(truing_session *session, char *buf, size_t cap, size_t *len_out);
+truing_status truing_session_text(struct truing_session *session, char *buf, size_t cap, size_t *len_out);
 
 /**
  * Report of the last answer as JSON: why it ended, counts, log-probability, how it relates to the model's own
  * distribution, what became of each constraint, times. TRUING_E_NOT_FOUND before the first answer.
  */
-truing_status truing_session_report(truing_session *session, char *buf, size_t cap, size_t *len_out);
+truing_status truing_session_report(struct truing_session *session, char *buf, size_t cap, size_t *len_out);
 
 /**
  * Asks the session's running call to stop, within one layer's time; with none running, the next one. From any
  * thread, also from a callback or a signal handler. The call returns TRUING_E_CANCELLED, which uses the request up.
  * The session must not be freed meanwhile; where that cannot be sure, use a truing_cancel.
  */
-truing_status truing_session_cancel(const truing_session *session);
+truing_status truing_session_cancel(const struct truing_session *session);
 
 /**
  * Makes a handle that cancels the session's calls. `*out`: to be freed with truing_cancel_free, before or after the
  * session.
  */
-truing_status truing_cancel_new(const truing_session *session,
-                                truing_cancel **out);
+truing_status truing_cancel_new(const struct truing_session *session,
+                                struct truing_cancel **out);
 
 /**
  * As truing_session_cancel; does nothing if the session is gone.
  */
-truing_status truing_cancel_request(const truing_cancel *cancel);
+truing_status truing_cancel_request(const struct truing_cancel *cancel);
 
 /**
  * Frees a cancel handle; NULL is fine.
  */
-void truing_cancel_free(truing_cancel *cancel);
+void truing_cancel_free(struct truing_cancel *cancel);
 
 /**
  * Answers: continues the session's tokens under its profile and appends the answer's. Needs at least one token.
@@ -1112,16 +1116,16 @@ void truing_cancel_free(truing_cancel *cancel);
  * TRUING_E_UNSATISFIABLE before anything is computed if no text within the limits satisfies the constraints.
  * On other failures the session's tokens are as before. Nothing is allocated for a token.
  */
-truing_status truing_session_generate(truing_session *session,
-                                      const truing_generate_options *options,
-                                      truing_result *result);
+truing_status truing_session_generate(struct truing_session *session,
+                                      const struct truing_generate_options *options,
+                                      struct truing_result *result);
 
 /**
  * Saves the session's tokens to a buffer, with the identity of the model and a checksum: `*len_out` (may be NULL) gets
  * the number of bytes, also with TRUING_E_BUFFER_TOO_SMALL. Keys and values are not saved but computed again when
  * they are needed; profile, text and report of the last answer are not saved.
  */
-truing_status truing_session_save(truing_session *session,
+truing_status truing_session_save(struct truing_session *session,
                                   void *buf,
                                   size_t cap,
                                   size_t *len_out);
@@ -1131,7 +1135,7 @@ truing_status truing_session_save(truing_session *session,
  * version, or damaged; TRUING_E_VOCAB_MISMATCH if another model saved them; TRUING_E_CONTEXT_FULL if they do not fit:
  * nothing changed then.
  */
-truing_status truing_session_restore(truing_session *session,
+truing_status truing_session_restore(struct truing_session *session,
                                      const void *data,
                                      size_t len);
 

@@ -63,7 +63,8 @@ pub const TRUING_E_DEADLINE: truing_status = 71;
 pub const TRUING_E_NOT_FOUND: truing_status = 72;
 
 /// Name of each status and its number.
-pub(crate) const STATUSES: [(truing_status, &CStr); 26] = [
+/// cbindgen:ignore
+pub const STATUSES: [(truing_status, &CStr); 26] = [
     (TRUING_OK, c"TRUING_OK"),
     (TRUING_E_INVALID_ARGUMENT, c"TRUING_E_INVALID_ARGUMENT"),
     (TRUING_E_IO, c"TRUING_E_IO"),

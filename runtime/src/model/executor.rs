@@ -86,7 +86,7 @@ impl CancelFlag {
     /// Stops the running call at `moment`; `None`: never.
     pub fn set_deadline(&self, moment: Option<Instant>) {
         let nanos = |m: Instant| u64::try_from(m.saturating_duration_since(epoch()).as_nanos());
-        let deadline = moment.map_or(0, |m| nanos(m).unwrap_or(0).max(1));
+        let deadline = moment.map_or(0, |m| nanos(m).unwrap_or(u64::MAX).max(1));
         self.0.deadline.store(deadline, Ordering::Relaxed);
     }
 
