@@ -11,7 +11,7 @@ use crate::vocab::{Chat, tokens_of, truing_chat_options};
 use std::ffi::c_char;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
-use truing::config::Profile;
+use truing::config::{Method, Profile};
 use truing::engine::{Sequence, Settings};
 use truing::model::{Branch, CancelFlag, Context};
 use truing::session::Outcome;
@@ -110,13 +110,29 @@ unsafe fn ready(
     };
     let profile = Profile::parse(profile).map_err(|e| e.at("profile"))?;
     profile.sampling.validate(opened.model.spec().n_vocab).map_err(|e| e.at("profile: sampling"))?;
-    if !profile.guard.is_empty() || profile.prompt.prefill.is_some() {
-        let message = "profile: guards and `prompt.prefill` are not part of this interface yet";
+    if let Some(section) = foreign(&profile) {
+        let message = format!("profile: {section} is not part of this interface yet");
         return Err(Failure::new(crate::status::TRUING_E_UNSUPPORTED, message));
     }
     let asked = profile.constraints.build(&mut |file| read(folder.as_deref(), file))?;
-    let settings = Settings::new(&profile, asked, || opened.lexicon())?;
+    let mut settings = Settings::new(&profile, asked, || opened.lexicon())?;
+    if profile.search.method == Method::Greedy {
+        settings.sampling.temperature = 0.0;
+    }
     Ok((settings, profile.prompt.system))
+}
+
+/// What a profile asks for that a session does not do: refused, never ignored.
+fn foreign(profile: &Profile) -> Option<&'static str> {
+    let prompt = &profile.prompt;
+    let asked = [
+        ("[[guard]]", !profile.guard.is_empty()),
+        ("[nudge]", profile.nudge.is_some()),
+        ("a search by rewards", profile.search.params().is_some() || !profile.reward.is_empty()),
+        ("prompt.prefill", prompt.prefill.is_some() || prompt.prefill_policy.is_some()),
+        ("prompt.exemplars", prompt.instruction.is_some() || !prompt.exemplars.is_empty()),
+    ];
+    asked.into_iter().find(|(_, is_asked)| *is_asked).map(|(name, _)| name)
 }
 
 fn read(folder: Option<&Path>, file: &str) -> truing::Result<String> {

@@ -187,6 +187,8 @@ static void texts(void) {
            TRUING_E_BAD_PROFILE);
     EXPECT(truing_session_new(context, "[constraints.grammar]\nregex = \"(\"", TRUING_CSTR, NULL, &s),
            TRUING_E_BAD_PROFILE);
+    EXPECT(truing_session_new(context, "[prompt]\nprefill = \"Sure\"", TRUING_CSTR, NULL, &s),
+           TRUING_E_UNSUPPORTED); /* what a session does not do is refused, not ignored */
     EXPECT(truing_session_prompt_chat(session, "{}", 2, NULL), TRUING_E_INVALID_ARGUMENT);
     EXPECT(truing_session_prompt_chat(session, "[", 1, NULL), TRUING_E_INVALID_ARGUMENT);
     EXPECT(truing_session_prompt_chat(session, "[{\"role\":\"user\",\"content\":\"a\"}]", TRUING_CSTR, NULL),
