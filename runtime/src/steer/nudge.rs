@@ -1,8 +1,10 @@
 //! Nudging: a base model writes, and a smaller aligned model supplies words wherever the base is unsure.
 //!
-//! Round by round: the nudger proposes some words; the base reads them all in one pass, and takes over behind the
-//! first word where it agrees with the next one or is sure of its own; it goes on while it is sure. The exchange is
-//! text: each model follows it in its own tokens, and evaluates again only what the other has added.
+//! Round by round: the nudger proposes some words; the base reads them word by word, and takes over behind the first
+//! one where it agrees with the next or is sure of its own; it goes on while it is sure. The exchange is text: each
+//! model follows it in its own tokens, and evaluates again only what the other has added. Most nudges are a word or
+//! two, so reading a word at a time costs less than reading the proposal at once. A proposal that the base went along
+//! with is not proposed anew, only its end.
 //! Source: Fei, Razeghi, Singh 2025, arXiv 2410.09300, and the behaviour of its public implementation.
 
 use super::encoding::{Encoding, Tokenizer};
@@ -162,16 +164,32 @@ struct Exchange<'p, B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> {
     n_base_tokens: usize,
     last_nudge: String,
     n_same: usize,
+    /// The last token of the last proposal, which the nudger has said but not read.
+    proposed: Option<Top>,
     has_long_words: bool,
 }
 
-/// A place where the base may take over: the text up to there, and what it would say.
-struct Boundary {
-    said: Encoding,
-    /// Tokens of `said`, if they begin the tokens of the whole proposal.
-    top: Option<Top>,
-    nudge: String,
-    next_word: String,
+/// A place where the base may take over.
+struct Boundary<'d> {
+    /// Bytes of the proposal up to there.
+    end: usize,
+    /// The proposal's next word.
+    word: &'d str,
+}
+
+/// The ends of the proposal's words but the last.
+fn boundaries(proposal: &str) -> Vec<Boundary<'_>> {
+    let n_blanks = proposal.len() - proposal.trim_start_matches(' ').len();
+    let mut places = Vec::new();
+    let mut at = n_blanks;
+    for word in proposal[n_blanks..].split(' ') {
+        // blanks in a row leave empty words between them: these are no places to take over
+        if at > n_blanks && !word.is_empty() {
+            places.push(Boundary { end: at - 1, word: &proposal[at - 1..at + word.len()] });
+        }
+        at += word.len() + 1;
+    }
+    places
 }
 
 /// Answers with `base`, nudged by `nudger`. `sink` is given each part of the text as it is settled, and says whether
@@ -196,6 +214,7 @@ pub fn nudge<B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer>(
         n_base_tokens: 0,
         last_nudge: String::new(),
         n_same: 0,
+        proposed: None,
         has_long_words: false,
     };
     let (mut n_rounds, mut shown) = (0, 0);
@@ -253,14 +272,13 @@ impl<B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> Exchange<'_, B, N
             // no end of a word is known: all of it is taken unchecked
             return self.take(&proposal, None);
         }
-        let boundaries = self.boundaries(&proposal)?;
-        for boundary in &boundaries {
-            let top = match boundary.top {
-                Some(top) => top,
-                None => self.base.top_aside(boundary.said.ids())?,
-            };
-            if self.hands_over(top, &boundary.next_word) {
-                return self.take(&boundary.nudge, Some((&boundary.said, top)));
+        let whole = self.said.with(&self.base.tokenizer, &proposal)?;
+        for Boundary { end, word } in boundaries(&proposal) {
+            let nudge = &proposal[..end];
+            let said = self.said.with(&self.base.tokenizer, nudge)?;
+            let top = self.base_at(&whole, &said)?;
+            if self.hands_over(top, word) {
+                return self.take(nudge, Some((&said, top)));
             }
         }
         // the last word is probably cut off
@@ -281,51 +299,48 @@ impl<B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> Exchange<'_, B, N
     /// What the nudger says next, in whole characters, and whether it has ended.
     fn propose(&mut self) -> Result<(String, bool)> {
         let n = self.heard.ids().len();
-        self.nudger.say(self.heard.ids(), n)?;
-        let mut top = self.nudger.top(n)?;
         let mut bytes = Vec::new();
-        for i in 0..self.params.nudge_tokens {
+        let mut n_said = 0;
+        let mut top = match self.proposed.filter(|_| self.nudger.held().starts_with(self.heard.ids())) {
+            // the text went on as was proposed: so does the proposal
+            Some(top) if self.nudger.held().len() - n < self.params.nudge_tokens => {
+                for &token in &self.nudger.held()[n..] {
+                    bytes.extend_from_slice(self.nudger.tokenizer.bytes(token));
+                }
+                n_said = self.nudger.held().len() - n;
+                top
+            }
+            _ => {
+                self.nudger.say(self.heard.ids(), n)?;
+                self.nudger.top(n)?
+            }
+        };
+        self.proposed = None;
+        loop {
             if self.nudger.is_end(top.token) {
                 return Ok((whole_characters(bytes), true));
             }
             bytes.extend_from_slice(self.nudger.tokenizer.bytes(top.token));
-            if i + 1 < self.params.nudge_tokens {
-                top = self.nudger.push(top.token)?;
+            n_said += 1;
+            if n_said >= self.params.nudge_tokens {
+                self.proposed = Some(top);
+                return Ok((whole_characters(bytes), false));
             }
+            top = self.nudger.push(top.token)?;
         }
-        Ok((whole_characters(bytes), false))
     }
 
-    /// The ends of the proposal's words but the last, with what the base would say there: from one pass where its
-    /// tokens are a beginning of those of the whole.
-    fn boundaries(&mut self, proposal: &str) -> Result<Vec<Boundary>> {
-        let tokenizer = &self.base.tokenizer;
-        let whole = self.said.with(tokenizer, proposal)?;
-        let n_blanks = proposal.len() - proposal.trim_start_matches(' ').len();
-        let mut places = Vec::new();
-        let mut at = n_blanks;
-        for word in proposal[n_blanks..].split(' ') {
-            // blanks in a row leave empty words between them: these are no places to take over
-            if at > n_blanks && !word.is_empty() {
-                places.push((at - 1, word));
+    /// What the base would say behind `said`, a beginning of the proposal. It reads on from the last place it was asked
+    /// at where its tokens begin those of the whole; else it is asked aside, so that it can read on later.
+    fn base_at(&mut self, whole: &Encoding, said: &Encoding) -> Result<Top> {
+        let n = said.ids().len();
+        match whole.ids().starts_with(said.ids()) {
+            true => {
+                self.base.say(said.ids(), n)?;
+                self.base.top(n)
             }
-            at += word.len() + 1;
+            false => self.base.top_aside(said.ids()),
         }
-        let mut boundaries = Vec::with_capacity(places.len());
-        for (end, word) in places {
-            let nudge = proposal[..end].to_owned();
-            let said = self.said.with(tokenizer, &nudge)?;
-            boundaries.push(Boundary { said, top: None, nudge, next_word: format!(" {word}") });
-        }
-        let fits = |b: &&Boundary| whole.ids().starts_with(b.said.ids());
-        let Some(first) = boundaries.iter().filter(fits).map(|b| b.said.ids().len()).min() else {
-            return Ok(boundaries);
-        };
-        self.base.say(whole.ids(), first)?;
-        for b in boundaries.iter_mut().filter(|b| whole.ids().starts_with(b.said.ids())) {
-            b.top = Some(self.base.top(b.said.ids().len())?);
-        }
-        Ok(boundaries)
     }
 
     /// Whether the base takes over where it would say `top` and the nudger's next word is `word`.

@@ -90,9 +90,15 @@ impl<L: NextLogits, T: Tokenizer> Voice<L, T> {
         let mut tokens = Vec::with_capacity(ids.len() - keep + 1);
         tokens.extend(with_prompt.then_some(self.last_of_prompt));
         tokens.extend_from_slice(&ids[keep..]);
-        self.lm.eval(&[BatchItem { branch: &self.branch, tokens: &tokens, want: Want::All }])?;
+        // rows that nobody reads cost a pass over the vocabulary's weights each
+        let want = if from >= ids.len() { Want::Last } else { Want::All };
+        self.lm.eval(&[BatchItem { branch: &self.branch, tokens: &tokens, want }])?;
         self.held.extend_from_slice(&ids[keep..]);
-        self.first_row = if with_prompt { 0 } else { keep + 1 };
+        self.first_row = match want {
+            Want::Last => ids.len(),
+            _ if with_prompt => 0,
+            _ => keep + 1,
+        };
         Ok(())
     }
 
