@@ -240,7 +240,8 @@ fn job(room: &Room, state: &State, given: Option<&truing_generate_options>) -> R
         limits.ignore_eos |= given.flags & TRUING_GENERATE_IGNORE_EOS != 0;
         limits.show_special |= given.flags & TRUING_GENERATE_SHOW_SPECIAL != 0;
     }
-    Ok(state.settings.job_with(state.sequence.tokens().to_vec(), sampling, limits, room.n_ctx)?)
+    let job = state.settings.job_with(state.sequence.tokens().to_vec(), sampling, limits, room.n_ctx)?;
+    Ok(Job { prompt: state.asked.clone(), ..job })
 }
 
 /// Answers. Whether it was stopped: by a request, a callback or the deadline.
@@ -262,7 +263,7 @@ fn answer(
     let State { sequence, settings, .. } = state;
     let done = match given.and_then(|g| g.on_logits) {
         None => sequence.generate(context, &setting, settings, job, &mut sink),
-        Some(_) if settings.whole().is_some() => {
+        Some(_) if settings.whole().is_some() || settings.search.is_some() => {
             let message = "on_logits: a search or exact drawing is not steered by changed logits";
             return Err(Failure::new(TRUING_E_UNSUPPORTED, message));
         }

@@ -33,6 +33,8 @@ pub(crate) struct State {
     pub sequence: Sequence<Branch>,
     pub settings: Settings,
     system: Option<String>,
+    /// What the user said last, for rewards that look at it.
+    pub asked: String,
     /// Of the last answer.
     pub last: Option<Outcome>,
 }
@@ -128,11 +130,20 @@ fn foreign(profile: &Profile) -> Option<&'static str> {
     let asked = [
         ("[[guard]]", !profile.guard.is_empty()),
         ("[nudge]", profile.nudge.is_some()),
-        ("a search by rewards", profile.search.params().is_some() || !profile.reward.is_empty()),
+        ("a reward that asks a model", profile.reward.iter().any(|r| r.model.is_some() || r.base.is_some())),
+        (
+            "a reward's schema in a file",
+            profile.reward.iter().any(|r| r.schema.as_ref().is_some_and(is_file)),
+        ),
         ("prompt.prefill", prompt.prefill.is_some() || prompt.prefill_policy.is_some()),
         ("prompt.exemplars", prompt.instruction.is_some() || !prompt.exemplars.is_empty()),
     ];
     asked.into_iter().find(|(_, is_asked)| *is_asked).map(|(name, _)| name)
+}
+
+/// Whether a schema is written as the name of a file.
+fn is_file(schema: &serde_json::Value) -> bool {
+    schema.as_str().is_some_and(|text| !text.trim_start().starts_with('{'))
 }
 
 fn read(folder: Option<&Path>, file: &str) -> truing::Result<String> {
@@ -168,7 +179,7 @@ pub unsafe extern "C" fn truing_session_new(
             let out = wanted(out, "out")?;
             let (settings, system) = ready(&room.opened, profile, profile_len, options)?;
             let sequence = Sequence::new(&mut *take(&room.context, "context")?, room.n_ctx)?;
-            let state = Mutex::new(State { sequence, settings, system, last: None });
+            let state = Mutex::new(State { sequence, settings, system, asked: String::new(), last: None });
             let session = Session { room: Arc::clone(room), cancel: CancelFlag::default(), state };
             set(out, Handle::give(session).cast());
             Ok(())
@@ -304,8 +315,10 @@ pub unsafe extern "C" fn truing_session_prompt_chat(
             let messages = text(messages, messages_len, "messages")?;
             let (mut state, mut context) = session.enter()?;
             let opened = &session.room.opened;
-            let ids = Chat::read(opened, messages, options, state.system.as_deref())?.tokens(opened)?;
-            Ok(state.sequence.set(&mut *context, &ids)?)
+            let chat = Chat::read(opened, messages, options, state.system.as_deref())?;
+            state.sequence.set(&mut *context, &chat.tokens(opened)?)?;
+            state.asked = chat.asked().to_owned();
+            Ok(())
         })
     }
 }

@@ -264,6 +264,12 @@ impl Chat {
         Ok(Self { template, messages, options, parse_special: flags != 0 })
     }
 
+    /// What the user said last.
+    pub fn asked(&self) -> &str {
+        let last = self.messages.iter().rev().find(|m| m.role() == "user");
+        last.and_then(|m| m.content()).unwrap_or_default()
+    }
+
     /// The prompt's tokens.
     pub fn tokens(&self, opened: &Opened) -> Result<Vec<u32>> {
         let Self { template, messages, options, parse_special } = self;

@@ -1,9 +1,10 @@
 //! A branch that remembers its tokens: text that grows by turns, evaluating only what is new.
 
-use super::{Job, Settings};
+use super::{Job, Search, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::{BatchItem, NextLogits, Want};
-use crate::session::{self, Event, Outcome, Request, Setting};
+use crate::search::Help;
+use crate::session::{self, Aligned, Event, Outcome, Request, SearchPlan, Setting};
 use crate::token::TokenId;
 
 /// Tokens, and a branch that holds the keys and values of the first of them. What the branch does not hold yet
@@ -87,7 +88,7 @@ impl<B> Sequence<B> {
 
     /// Answers as `job` says and appends the answer's tokens. `job` is one that `settings` made for the tokens held;
     /// its own list of tokens is not looked at. Cancelling is no error; the text so far stands.
-    /// # Errors  Those of [`session::run`], [`session::draw`] and [`session::beam`].
+    /// # Errors  Those of [`session::run`], [`session::draw`], [`session::beam`] and [`session::searched`].
     pub fn generate<L: NextLogits<Branch = B>>(
         &mut self,
         lm: &mut L,
@@ -96,10 +97,11 @@ impl<B> Sequence<B> {
         job: Job,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
-        if settings.whole().is_none() {
-            return self.stream(lm, setting, job, sink);
-        }
-        let outcome = self.whole(lm, setting, settings, job, sink)?;
+        let outcome = match &settings.search {
+            Some(search) => self.search(lm, setting, search, job, sink)?,
+            None if settings.whole().is_none() => return self.stream(lm, setting, job, sink),
+            None => self.whole(lm, setting, settings, job, sink)?,
+        };
         self.tokens.extend_from_slice(&outcome.ids);
         Ok(outcome)
     }
@@ -126,6 +128,28 @@ impl<B> Sequence<B> {
         let n = self.tokens.len().min(lm.len(&self.branch));
         lm.truncate(&self.branch, n)?;
         Ok(outcome)
+    }
+
+    /// Searches by rewards.
+    fn search<L: NextLogits<Branch = B>>(
+        &mut self,
+        lm: &mut L,
+        setting: &Setting<'_>,
+        search: &Search,
+        mut job: Job,
+        sink: &mut dyn FnMut(Event<'_>),
+    ) -> Result<Outcome> {
+        self.prefill(lm)?;
+        job.tokens = self.rest(lm)?.to_vec();
+        let mut reward = search.reward(&[])?;
+        let params = search.params_with(&job.sampling, &job.limits);
+        let prompt = std::mem::take(&mut job.prompt);
+        let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);
+        let help = Help::default();
+        let plan =
+            SearchPlan { reward: &mut reward, params: &params, prompt: &prompt, constraint, judge, help };
+        let source = job.into_source(lm.fork(&self.branch)?);
+        session::searched(lm, setting, source, plan, sink)
     }
 
     fn whole<L: NextLogits<Branch = B>>(

@@ -485,6 +485,37 @@ static void embeddings(void) {
     free(values);
 }
 
+static void searches(void) {
+    static const char *const profiles[] = {
+        "[limits]\nmax_tokens = 8\n[constraints]\ngrammar = { regex = \"[a-c]{2,4}\" }\n[search]\nmethod = \"beam\"\nbeams = 2",
+        "[limits]\nmax_tokens = 6\n[search]\nmethod = \"best_of\"\nsamples = 3\n[[reward]]\nkind = \"keyword\"\nany = [[\"a\"]]",
+        "[limits]\nmax_tokens = 6\n[search]\nmethod = \"greedy\"",
+    };
+    size_t i, n = 0;
+    for (i = 0; i < sizeof profiles / sizeof *profiles; i++) {
+        truing_session *session = session_of(profiles[i]);
+        truing_generate_options options;
+        truing_result result;
+        char report[4096];
+        memset(&options, 0, sizeof options);
+        memset(&result, 0, sizeof result);
+        options.struct_size = sizeof options;
+        result.struct_size = sizeof result;
+        EXPECT(truing_session_generate(session, NULL, &result), TRUING_OK);
+        EXPECT(truing_session_report(session, report, sizeof report, NULL), TRUING_OK);
+        THAT(i != 0 || result.satisfied == 1);
+        options.on_logits = only_forty;
+        options.user_data = &n;
+        if (i < 2) {
+            EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_UNSUPPORTED);
+            EXPECT(truing_session_cancel(session), TRUING_OK);
+            EXPECT(truing_session_generate(session, NULL, NULL), TRUING_E_CANCELLED);
+            EXPECT(truing_session_generate(session, NULL, NULL), TRUING_OK);
+        }
+        truing_session_free(session);
+    }
+}
+
 static void unsatisfiable(void) {
     truing_session *session = NULL;
     truing_status status = truing_session_new(
@@ -520,6 +551,7 @@ int main(int argc, char **argv) {
     ways_to_open();
     threads();
     embeddings();
+    searches();
     unsatisfiable();
     truing_model_free(model); /* before the context: it keeps what it needs */
     {

@@ -10,10 +10,17 @@ pub fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
-/// The folder in which cargo has put the libraries that belong to this test.
-pub fn built() -> PathBuf {
+/// The static library that cargo has just built for this test: it lies beside it under a name with a hash, and of
+/// several, built with other features, it is the newest.
+fn built() -> PathBuf {
     let test = std::env::current_exe().expect("the path of this test");
-    test.parent().expect("a folder").to_owned()
+    let beside = std::fs::read_dir(test.parent().expect("a folder")).expect("its files");
+    let libraries = beside.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| {
+        let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+        name.starts_with("libtruing_capi") && name.ends_with(".a")
+    });
+    let made = |path: &PathBuf| path.metadata().and_then(|m| m.modified()).ok();
+    libraries.max_by_key(made).expect("cargo builds the static library before its tests")
 }
 
 /// A folder for what these tests write.
@@ -25,9 +32,17 @@ pub fn scratch() -> &'static Path {
 pub fn prefix() -> &'static Path {
     static PREFIX: OnceLock<PathBuf> = OnceLock::new();
     PREFIX.get_or_init(|| {
-        let prefix = scratch().join(format!("prefix-{}", std::process::id()));
+        // one for each test binary, so that nothing piles up
+        let test = std::env::current_exe().expect("the path of this test");
+        let name = test.file_stem().expect("a name").to_string_lossy().into_owned();
+        let prefix = scratch().join(format!("prefix-{name}"));
+        let from = scratch().join(format!("from-{name}"));
+        std::fs::create_dir_all(&from).expect("a folder");
+        let library = from.join("libtruing_capi.a");
+        let _ = std::fs::remove_file(&library); // of an earlier run
+        std::os::unix::fs::symlink(built(), &library).expect("a link to the library");
         let mut install = Command::new(root().join("ffi/capi/install.sh"));
-        install.arg(&prefix).arg("--from").arg(built()).args(["--no-static", "--no-strip"]);
+        install.arg(&prefix).arg("--from").arg(&from).args(["--no-static", "--no-strip"]);
         run(&mut install);
         prefix
     })
