@@ -3,6 +3,7 @@
 mod lists;
 mod plot;
 mod samples;
+mod test;
 mod train;
 
 use anyhow::Result;
@@ -18,12 +19,16 @@ pub struct Probe {
 #[derive(Debug, Subcommand)]
 enum Action {
     Train(train::Train),
+    Test(test::Test),
+    Inspect(test::Inspect),
 }
 
 impl Probe {
     pub fn run(self) -> Result<()> {
         match self.action {
             Action::Train(train) => train.run(),
+            Action::Test(test) => test.run(),
+            Action::Inspect(inspect) => inspect.run(),
         }
     }
 }
