@@ -443,6 +443,31 @@ fn the_ways_out_lead_where_they_say() {
 }
 
 #[test]
+fn a_turn_opened_anew_stays_in_the_past_of_all_that_follows() {
+    let script = format!("good. {}", "X".repeat(40));
+    let law = Talker { after_header: ids(&format!("ok. {}", "X".repeat(40))), ..Talker::new(&script) };
+    let mut lm = paged(law.clone(), 64, 1024, 64).unwrap();
+    let watch = reading(Position::Response, Action::Backtrack, Recovery::Header);
+    let seen = answer(&mut lm, Some(watch), &[], 80);
+    assert_eq!((seen.text(), seen.outcome.report.finish), ("good.ok.ok.\n\nsorry", Finish::Refused));
+    // the odds of every token depend on all before it, headers included
+    let (mut past, mut expected) = (PROMPT.to_vec(), 0.0);
+    let mut probs = vec![0.0; N_VOCAB];
+    for (i, part) in ["good.", "ok.", "ok."].into_iter().enumerate() {
+        if i > 0 {
+            past.extend(HEADER);
+        }
+        for token in ids(part) {
+            law.probs(&past, &mut probs);
+            expected += probs[token as usize].ln();
+            past.push(token);
+        }
+    }
+    let found = seen.outcome.report.logprob;
+    assert!((found - expected).abs() < 1e-5, "{found} {expected}");
+}
+
+#[test]
 fn what_is_not_judged_is_not_shown() {
     let script = "a".repeat(100);
     let seen = answer(

@@ -26,6 +26,9 @@ use truing::vocab::Specials;
 /// Tokens of an answer, unless the command line says otherwise.
 const MAX_TOKENS: usize = 128;
 
+/// Room for openers, refusals and headers.
+const SPARE_TOKENS: usize = 160;
+
 /// Openers of rows that have none, taken in turn.
 const OPENERS: [&str; 4] = [
     "Sure, here is",
@@ -147,12 +150,20 @@ impl Safety {
         (guarded.sampling, guarded.limits) = (sampling, limits);
         eval.constraints.guards.apply(&mut guarded, &profile, guards, &model)?;
 
-        let mut runner = Runner { model: &model, context: None, eval };
         let tokens = self
             .cases
             .iter()
             .map(|c| prompt::tokens(&model, &prompt_args, &c.prompt))
             .collect::<Result<Vec<_>>>()?;
+        let longest = tokens.iter().map(Vec::len).max().unwrap_or(0);
+        let deepest = self.depths.iter().copied().max().unwrap_or(0);
+        let answer = plain.limits.max_tokens.unwrap_or(MAX_TOKENS);
+        let fitting = longest.saturating_add(deepest).saturating_add(answer).saturating_add(SPARE_TOKENS);
+        let n_ctx = match eval.model.run.ctx_size {
+            Some(n) => n as usize,
+            None => fitting.min(eval.model.run.n_ctx(&model)),
+        };
+        let mut runner = Runner { model: &model, context: None, eval, n_ctx };
         let tries = self.tries(&mut runner, &plain, tokens)?;
         let mut arms = Vec::new();
         if !eval.plain {
@@ -192,7 +203,7 @@ impl Safety {
         }
         let jobs = tokens.iter().zip(&openers).map(|(tokens, opener)| {
             let limits = Limits { max_tokens: Some(deepest), ..Limits::default() };
-            plain.job_from((tokens.clone(), opener.clone()), plain.sampling.clone(), limits, runner.n_ctx())
+            plain.job_from((tokens.clone(), opener.clone()), plain.sampling.clone(), limits, runner.n_ctx)
         });
         let jobs = jobs.collect::<truing::Result<Vec<_>>>()?;
         let outcomes = runner.answers("prefixes", plain, jobs)?;
@@ -393,18 +404,16 @@ struct Runner<'a> {
     model: &'a Arc<Model>,
     context: Option<Context>,
     eval: &'a Eval,
+    /// Enough for the longest request.
+    n_ctx: usize,
 }
 
 impl Runner<'_> {
-    fn n_ctx(&self) -> usize {
-        self.eval.model.run.n_ctx(self.model)
-    }
-
     fn arm(&mut self, name: &'static str, settings: &Settings, tries: &[Try]) -> Result<Arm> {
         let started = Instant::now();
         let jobs = tries.iter().map(|t| {
             let (sampling, limits) = (settings.sampling.clone(), settings.limits.clone());
-            settings.job_from((t.tokens.clone(), t.prefix.clone()), sampling, limits, self.n_ctx())
+            settings.job_from((t.tokens.clone(), t.prefix.clone()), sampling, limits, self.n_ctx)
         });
         let jobs = jobs.collect::<truing::Result<Vec<_>>>()?;
         let outcomes = self.answers(name, settings, jobs)?;
@@ -415,7 +424,11 @@ impl Runner<'_> {
         let n_parallel = usize::from(self.eval.parallel).max(1);
         let mut context = match self.context.take() {
             Some(context) => context,
-            None => self.eval.model.run.context(self.model, 2 * n_parallel + 1)?,
+            None => {
+                let mut run = self.eval.model.run.clone();
+                run.ctx_size = u32::try_from(self.n_ctx).ok();
+                run.context(self.model, 2 * n_parallel + 1)?
+            }
         };
         interrupt::on_ctrl_c(context.cancel_flag())?;
         let bar = progress::bar(jobs.len() as u64, what);
