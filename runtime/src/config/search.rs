@@ -53,8 +53,6 @@ pub struct SearchSection {
     pub prune: Option<bool>,
     /// How several rewards become one: `and` if there are several, `sum` if there is one.
     pub combine: Option<Combine>,
-    /// `transfer_q…`: the aligned model, with the same vocabulary.
-    pub guide: Option<String>,
 }
 
 /// How tokens are chosen.

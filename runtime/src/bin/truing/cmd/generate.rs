@@ -104,6 +104,12 @@ impl Asked {
         if profile.constraints.mode() != Mode::Mask {
             args.refuse_truncation()?;
         }
+        let is_single = args.batch.is_none() && args.samples.is_none() && args.distortion.is_none();
+        if profile.nudge.is_some() && !is_single {
+            let message =
+                "--nudge answers one prompt: it does not go with --batch, --samples or --distortion yet";
+            return Err(BadUsage(message.into()).into());
+        }
         let beams = args.beams(&profile, !asked.is_empty())?;
         let mut sampling = args.sampling.params(&profile)?;
         if profile.search.method == Method::Greedy {
