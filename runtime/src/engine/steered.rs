@@ -38,6 +38,13 @@ impl Search {
         read: &mut dyn FnMut(&str) -> Result<String>,
     ) -> Result<Option<Self>> {
         let Some(params) = profile.search.params() else { return Ok(None) };
+        if let SearchMethod::TransferQ | SearchMethod::TransferQIndirect | SearchMethod::TransferQExact =
+            params.method
+        {
+            let message = "search.method = \"transfer_q…\": it needs a second model, which a profile cannot name yet; \
+                           expected another method, such as \"controlled\"";
+            return Err(Error::new(ErrorKind::BadProfile, message));
+        }
         let mut rewards = profile.reward.clone();
         if rewards.is_empty() && !include.is_empty() {
             rewards.push(RewardSection::of(RewardKind::Keyword));
@@ -201,4 +208,21 @@ fn speaker<'s>(
     let n_ctx = context.n_ctx();
     let branch = context.root()?;
     Ok(Speaker { lm: Lent(context), tokenizer: model.vocab(), branch, tokens, n_ctx })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_that_needs_a_second_model_is_refused() {
+        for method in ["transfer_q", "transfer_q_indirect", "transfer_q_exact"] {
+            let text = format!("[search]\nmethod = \"{method}\"\n[[reward]]\nkind = \"repetition\"\n");
+            let profile = Profile::parse(&text).expect(method);
+            let refused = Search::new(&profile, &[], &mut |_| Ok(String::new())).expect_err(method);
+            assert!(refused.kind() == ErrorKind::BadProfile && refused.to_string().contains("second model"));
+        }
+        let profile = Profile::parse("[search]\nguide = \"smollm2\"\n").expect_err("an unknown key");
+        assert!(profile.to_string().contains("guide"), "{profile}");
+    }
 }
