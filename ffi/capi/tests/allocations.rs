@@ -70,7 +70,7 @@ fn main() {
         struct_size: size_of::<truing_context_options>(),
         n_ctx: 64,
         n_kv_tokens: 0,
-        n_threads: 2,
+        n_threads: 1, // a second thread allocates when it starts, whenever that is
         max_rows: 0,
         executor: TRUING_EXECUTOR_NATIVE,
         kv_type: TRUING_KV_F16,
