@@ -24,8 +24,10 @@ use crate::token::TokenId;
 pub const N_FOLDS: usize = 5;
 /// Fewest examples of each class.
 pub const LEAST_EXAMPLES: usize = 64;
-/// Tokens of an answer that a direction is trained on; all are scored.
-const TOKENS_A_RESPONSE: usize = 12;
+/// Tokens of an answer that a direction is trained on; all are scored. Neighbouring states say nearly the same.
+const TOKENS_A_RESPONSE: usize = 6;
+/// Most layers that are compared for answers: beyond this, states and fits take most of the time and tell little.
+const LAYERS_A_RESPONSE: usize = 8;
 /// Least distance of the two layers, as a share of the depth.
 const APART: f64 = 0.15;
 /// False alarms at which layers are compared.
@@ -108,6 +110,7 @@ pub fn train<L: NextLogits>(
     progress: &mut dyn FnMut(usize),
 ) -> Result<Trained> {
     check(samples, options)?;
+    let options = &options.thinned();
     let table = StateTable::read(lm, samples, options, progress)?;
     let folds = folds(samples, options.seed);
     let fitted = fit_folds(&table, samples, &folds, options);
@@ -199,6 +202,15 @@ impl StateTable {
 }
 
 impl TrainOptions {
+    /// For answers: every second or third of the layers if there are many.
+    fn thinned(&self) -> Self {
+        let every = match self.position {
+            Position::Response => self.layers.len().div_ceil(LAYERS_A_RESPONSE).max(1),
+            _ => 1,
+        };
+        Self { layers: self.layers.iter().copied().step_by(every).collect(), ..self.clone() }
+    }
+
     fn at(&self) -> (Position, &[TokenId]) {
         (self.position, &self.header)
     }
