@@ -2,6 +2,7 @@
 //!
 //! It memory-maps quantised GGUF models and makes them do what the caller asked while they decode.
 
+pub mod adapters;
 pub mod align;
 #[cfg(feature = "ggml")]
 pub mod backend;

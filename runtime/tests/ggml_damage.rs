@@ -39,7 +39,7 @@ fn run(bytes: &[u8]) -> usize {
     let tokens: Vec<u32> = (0..40).map(|i| i % model.shape().n_vocab.min(40) as u32).collect();
     let mut out = StepOut::default();
     let mut feed = |tokens: &[u32], first_pos| {
-        let spans = [Span { first_row: 0, n_rows: tokens.len(), first_pos, pages: &[2, 0] }];
+        let spans = [Span { first_row: 0, n_rows: tokens.len(), first_pos, pages: &[2, 0], mix: &[] }];
         let outputs = [tokens.len() as u32 - 1];
         let step = Step { tokens, spans: &spans, outputs: &outputs, taps: &[0] };
         executor.forward(&step, &CancelFlag::default(), &mut out)

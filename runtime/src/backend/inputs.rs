@@ -112,8 +112,8 @@ mod tests {
     fn a_row_sees_its_own_branch_up_to_itself_within_the_window() {
         let (one, two) = ([3, 0], [3, 1, 5]);
         let spans = [
-            Span { first_row: 0, n_rows: 3, first_pos: 40, pages: &one },
-            Span { first_row: 3, n_rows: 5, first_pos: 61, pages: &two },
+            Span { first_row: 0, n_rows: 3, first_pos: 40, pages: &one, mix: &[] },
+            Span { first_row: 3, n_rows: 5, first_pos: 61, pages: &two, mix: &[] },
         ];
         let step = Step { tokens: &[0; 8], spans: &spans, outputs: &[], taps: &[] };
         for window in [None, Some(1), Some(7), Some(33), Some(1000)] {

@@ -41,7 +41,8 @@ impl Line {
 
     /// Logits after the last of `ids`.
     fn feed(&mut self, ex: &mut GgmlExecutor, ids: &[TokenId]) -> Vec<f32> {
-        let spans = [Span { first_row: 0, n_rows: ids.len(), first_pos: self.len, pages: &self.pages }];
+        let spans =
+            [Span { first_row: 0, n_rows: ids.len(), first_pos: self.len, pages: &self.pages, mix: &[] }];
         let step = Step { tokens: ids, spans: &spans, outputs: &[ids.len() as u32 - 1], taps: &[] };
         let mut out = StepOut::default();
         ex.forward(&step, &CancelFlag::default(), &mut out).unwrap();
@@ -150,7 +151,7 @@ fn logits_of_many_rows_are_those_of_each() {
         // More rows than one part of the head takes, and not a multiple.
         let outputs: Vec<u32> = (0..100).filter(|i| i % 7 != 3).collect();
         assert!(outputs.len() > super::head::part_rows(model.shape().n_vocab));
-        let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3] }];
+        let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3], mix: &[] }];
         let mut out = StepOut::default();
         let step = Step { tokens: &tokens, spans: &spans, outputs: &outputs, taps: &[0] };
         ex.forward(&step, &CancelFlag::default(), &mut out).unwrap();
@@ -187,7 +188,7 @@ fn a_flag_set_while_a_prompt_runs_stops_it_between_two_operations() {
     let asked = std::cell::Cell::new(0);
     // The graph has hundreds of operations: the flag is seen well before the last.
     let tokens = ids(100);
-    let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3] }];
+    let spans = [Span { first_row: 0, n_rows: 100, first_pos: 0, pages: &[0, 1, 2, 3], mix: &[] }];
     let step = Step { tokens: &tokens, spans: &spans, outputs: &[99], taps: &[] };
     let mut out = StepOut::default();
     let outcome = ex.forward_until(&step, &mut out, &|| {
@@ -213,7 +214,7 @@ fn steps_that_do_not_hold_together_are_refused() {
     let model = open("gpt2-s1-a-f16");
     let mut ex = executor(&model, &options(), &GgmlOptions::default());
     let pages = [0, 1, 2, 3];
-    let span = |first_row, n_rows, first_pos| Span { first_row, n_rows, first_pos, pages: &pages };
+    let span = |first_row, n_rows, first_pos| Span { first_row, n_rows, first_pos, pages: &pages, mix: &[] };
     let n_vocab = model.shape().n_vocab as TokenId;
     type Case<'a> = (&'a str, &'a [TokenId], &'a [Span<'a>], &'a [u32]);
     let cases: [Case<'_>; 8] = [
@@ -224,7 +225,12 @@ fn steps_that_do_not_hold_together_are_refused() {
         ("a token outside", &[n_vocab], &[span(0, 1, 0)], &[0]),
         ("an output outside", &[1], &[span(0, 1, 0)], &[1]),
         ("a position without page", &[1], &[span(0, 1, 4 * PAGE_TOKENS)], &[0]),
-        ("a page outside", &[1], &[Span { first_row: 0, n_rows: 1, first_pos: 0, pages: &[12] }], &[0]),
+        (
+            "a page outside",
+            &[1],
+            &[Span { first_row: 0, n_rows: 1, first_pos: 0, pages: &[12], mix: &[] }],
+            &[0],
+        ),
     ];
     let mut out = StepOut::default();
     for (what, tokens, spans, outputs) in cases {

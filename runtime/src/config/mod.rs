@@ -1,11 +1,13 @@
 //! Profiles: everything a caller may ask of a generation, as data. TOML for people, the same tree as JSON for
 //! programs. Parsed once into validated types; a key that is not known is an error, never ignored.
 
+mod adapters;
 mod constraints;
 mod guard;
 mod reward;
 mod search;
 
+pub use adapters::AdapterSection;
 pub use constraints::{
     ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
     LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, ToolEntry, shape,
@@ -18,6 +20,7 @@ pub use search::{BASE_PROMPT, Method, NudgeSection, SearchSection};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::SamplingParams;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// A profile.
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -37,6 +40,10 @@ pub struct Profile {
     pub search: SearchSection,
     /// What watches the answer as it is decoded.
     pub guard: Vec<GuardSection>,
+    /// LoRA adapters by the name that requests may weigh them under.
+    pub adapters: BTreeMap<String, AdapterSection>,
+    /// A control vector.
+    pub control: Option<AdapterSection>,
     /// What a search likes.
     pub reward: Vec<RewardSection>,
     /// A smaller, aligned model that helps.

@@ -1,7 +1,7 @@
 //! Answering prompts under settings, many in one context.
 
 use super::{Search, Settings};
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Branch, Context, Model};
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
 use crate::search::Help;
@@ -23,12 +23,15 @@ pub struct Job {
     pub limits: Limits,
     /// What the text must satisfy.
     pub aligned: Aligned,
+    /// Its weights of the context's adapters, if not those of the others.
+    pub mix: Option<Vec<f32>>,
 }
 
 impl Job {
     /// Whether another job differs in its seed only.
     fn is_like(&self, other: &Self) -> bool {
         self.tokens == other.tokens
+            && self.mix == other.mix
             && self.sampling.temperature == other.sampling.temperature
             && self.limits.max_tokens == other.limits.max_tokens
     }
@@ -59,6 +62,40 @@ pub fn setting<'a>(model: &'a Model, context: &Context, n_parallel: usize) -> Se
 /// `sink` gets the job's index and its events.
 /// # Errors  Those of [`session::run`], [`session::draw`] and [`session::beam`].
 pub fn run(
+    model: &Model,
+    context: &mut Context,
+    settings: &Settings,
+    jobs: Vec<Job>,
+    n_parallel: usize,
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<Vec<Outcome>> {
+    check_mixes(&jobs)?;
+    run_with(model, context, settings, jobs, n_parallel, sink)
+}
+
+/// A probe's scores mean nothing under other adapters than those it was made for.
+fn check_mixes(jobs: &[Job]) -> Result<()> {
+    let reads_states = |job: &Job| job.aligned.watch.as_ref().is_some_and(|w| w.layers().next().is_some());
+    match jobs.iter().any(|job| job.mix.is_some() && reads_states(job)) {
+        true => Err(Error::new(
+            ErrorKind::ProbeMismatch,
+            "a request with its own weights of adapters is watched by a probe, which was made for others",
+        )),
+        false => Ok(()),
+    }
+}
+
+/// An empty branch under these weights of adapters; none: the context's.
+fn root(context: &mut Context, mix: Option<&[f32]>) -> Result<Branch> {
+    let Some(mix) = mix else { return context.root() };
+    let usual: Vec<f32> = context.adapters().map(|(_, weight)| weight).collect();
+    context.set_adapter_weights(mix)?;
+    let branch = context.root();
+    context.set_adapter_weights(&usual)?;
+    branch
+}
+
+fn run_with(
     model: &Model,
     context: &mut Context,
     settings: &Settings,
@@ -98,7 +135,8 @@ fn searched(
             judge,
             help: Help::default(),
         };
-        let source = job.into_source(context.root()?);
+        let branch = root(context, job.mix.as_deref())?;
+        let source = job.into_source(branch);
         outcomes.push(session::searched(context, &setting, source, plan, &mut |e| sink(i, e))?);
     }
     Ok(outcomes)
@@ -120,7 +158,8 @@ fn whole(
         let from = outcomes.len();
         let mut numbered = |i: usize, event: Event<'_>| sink(from + i, event);
         if let Some(n) = beams {
-            let source = job.into_source(context.root()?);
+            let branch = root(context, job.mix.as_deref())?;
+            let source = job.into_source(branch);
             outcomes.push(session::beam(context, &setting, plan, source, n, &mut |e| numbered(0, e))?);
             continue;
         }
@@ -128,7 +167,8 @@ fn whole(
         while let Some(next) = jobs.next_if(|next| next.is_like(&job)) {
             seeds.push(next.sampling.seed);
         }
-        let source = job.into_source(context.root()?);
+        let branch = root(context, job.mix.as_deref())?;
+        let source = job.into_source(branch);
         outcomes.extend(session::draw(context, &setting, plan, source, &seeds, &mut numbered)?);
     }
     Ok(outcomes)
@@ -142,8 +182,9 @@ fn streamed(
     n_parallel: usize,
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {
-    let shared = shared_prefix(&jobs);
-    let trunk = context.root()?;
+    let mix = jobs.first().and_then(|job| job.mix.clone());
+    let shared = if jobs.iter().all(|job| job.mix == mix) { shared_prefix(&jobs) } else { 0 };
+    let trunk = root(context, mix.as_deref())?;
     if shared > 0 && shared < context.n_ctx() {
         let tokens = &jobs[0].tokens[..shared];
         context.eval(&[BatchItem { branch: &trunk, tokens, want: Want::Nothing }])?;
@@ -158,7 +199,7 @@ fn streamed(
 /// The request for a job whose first `shared` tokens `trunk` holds.
 fn request(context: &mut Context, trunk: &Branch, job: Job, shared: usize) -> Result<Request<Branch>> {
     Ok(Request {
-        branch: context.fork(trunk)?,
+        branch: if shared > 0 { context.fork(trunk)? } else { root(context, job.mix.as_deref())? },
         tokens: job.tokens[shared.min(job.tokens.len())..].to_vec(),
         sampling: job.sampling,
         limits: job.limits,

@@ -33,6 +33,8 @@ pub struct Settings {
     guards: Option<GuardPlan>,
     /// The profile asks for guards: without them nothing may run.
     needs_guards: bool,
+    /// The profile asks for adapters, which are the context's.
+    needs_adapters: bool,
     /// First words of every answer, and what becomes of such words.
     prefill: Vec<TokenId>,
     prefill_policy: Option<PrefillPolicy>,
@@ -74,6 +76,7 @@ impl Settings {
             plan,
             guards: None,
             needs_guards: !profile.guard.is_empty() || profile.prompt.prefill.is_some(),
+            needs_adapters: !profile.adapters.is_empty() || profile.control.is_some(),
             prefill: Vec::new(),
             prefill_policy: profile.prompt.prefill_policy,
         })
@@ -90,6 +93,7 @@ impl Settings {
             plan: None,
             guards: None,
             needs_guards: false,
+            needs_adapters: false,
             prefill: Vec::new(),
             prefill_policy: None,
         }
@@ -106,6 +110,11 @@ impl Settings {
         self.guards = guards;
         self.prefill = prefill;
         self.needs_guards = false;
+    }
+
+    /// Says that the context has the adapters that the profile asks for.
+    pub fn set_adapted(&mut self) {
+        self.needs_adapters = false;
     }
 
     /// What becomes of an answer's beginning that the caller gives.
@@ -186,6 +195,9 @@ impl Settings {
         if self.needs_guards {
             return bad("the profile asks for guards or a prefill, which were not made ready");
         }
+        if self.needs_adapters {
+            return bad("the profile asks for adapters, which were not made ready");
+        }
         if is_guarded && (self.whole().is_some() || self.search.is_some() || self.healing.is_some()) {
             return bad("guards and a prefill do not go with texts that are searched, drawn whole or healed");
         }
@@ -202,7 +214,7 @@ impl Settings {
         let mut aligned = self.aligned(n_prompt, &limits, n_ctx)?;
         aligned.watch = self.guards.as_ref().map(GuardPlan::watch);
         aligned.prefix = fed.inspected;
-        Ok(Job { prompt: String::new(), tokens: fed.prompt, sampling, limits, aligned })
+        Ok(Job { prompt: String::new(), tokens: fed.prompt, sampling, limits, aligned, mix: None })
     }
 
     /// A job whose prompt ends in tokens that may be spelled again.
@@ -223,6 +235,6 @@ impl Settings {
         };
         let aligned = self.aligned(tokens.len() + prefix.len(), &rest, n_ctx)?;
         let aligned = if prefix.is_empty() { aligned } else { heal(aligned, trie, prefix)? };
-        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned })
+        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned, mix: None })
     }
 }

@@ -13,11 +13,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub struct Branch {
     pub(super) slot: SlotId,
     bin: Arc<Bin>,
+    pub(super) mix: Mix,
+}
+
+/// The adapters that a branch is computed under.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mix {
+    /// Which set of adapters of the context.
+    pub generation: u64,
+    /// A weight for each; empty: none is active.
+    pub weights: Arc<[f32]>,
 }
 
 impl Branch {
-    pub(super) fn new(slot: SlotId, bin: &Arc<Bin>) -> Self {
-        Self { slot, bin: Arc::clone(bin) }
+    pub(super) fn new(slot: SlotId, bin: &Arc<Bin>, mix: Mix) -> Self {
+        Self { slot, bin: Arc::clone(bin), mix }
     }
 
     /// Whether the branch belongs to the context of this bin.

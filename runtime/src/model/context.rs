@@ -13,11 +13,12 @@
 //!
 //! Loses when: a very long prompt asks for all rows; `Want::All` keeps `n_tokens · n_vocab` floats.
 
-use super::branch::{Bin, Branch};
+use super::branch::{Bin, Branch, Mix};
 use super::executor::{CancelFlag, Executor, Span, Step, StepOut};
 use super::kv::{Growth, KvBooks, PageCopy};
 use super::open::Model;
 use super::options::{ContextOptions, make_executor};
+use crate::adapters::{Adapter, check_weights, steering_id};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::{BatchItem, NextLogits, Want};
 use crate::token::TokenId;
@@ -52,6 +53,9 @@ pub struct Context {
     n_rows: usize,
     batch: u64,
     n_evals: u64,
+    adapters: Vec<Arc<Adapter>>,
+    /// What new branches are computed under.
+    mix: Mix,
 }
 
 impl Context {
@@ -95,6 +99,8 @@ impl Context {
             n_rows: 0,
             batch: 0,
             n_evals: 0,
+            adapters: Vec::new(),
+            mix: Mix::default(),
         })
     }
 
@@ -164,6 +170,38 @@ impl Context {
         &self.taps
     }
 
+    /// Puts `adapters` in the place of those there were, each with the weight that new branches give it. Branches
+    /// made before are of no more use: their keys and values were computed under others, and evaluating one is an
+    /// error.
+    /// # Errors `Unsupported` if the executor has none or not for these tensors; `InvalidArgument` for weights that
+    /// are not finite. Nothing has changed then.
+    pub fn set_adapters(&mut self, adapters: Vec<Arc<Adapter>>, weights: &[f32]) -> Result<()> {
+        check_weights(weights, adapters.len())?;
+        self.executor.set_adapters(&adapters)?;
+        self.adapters = adapters;
+        self.mix = Mix { generation: self.mix.generation + 1, weights: weights.into() };
+        Ok(())
+    }
+
+    /// The weights of the adapters for branches made from now on: a row of a mixing table. Forks keep those of the
+    /// branch they were made of.
+    /// # Errors `InvalidArgument` unless there is one finite weight for each adapter.
+    pub fn set_adapter_weights(&mut self, weights: &[f32]) -> Result<()> {
+        check_weights(weights, self.adapters.len())?;
+        self.mix.weights = weights.into();
+        Ok(())
+    }
+
+    /// The adapters, with the weights of new branches.
+    pub fn adapters(&self) -> impl Iterator<Item = (&Adapter, f32)> {
+        self.adapters.iter().map(|a| &**a).zip(self.mix.weights.iter().copied())
+    }
+
+    /// Identity of what is added to branches made from now on, see [`steering_id`]; empty if nothing is.
+    pub fn steering_id(&self) -> String {
+        steering_id(self.adapters())
+    }
+
     /// Number of rows of the last batch.
     pub fn n_rows(&self) -> usize {
         self.n_rows
@@ -184,7 +222,12 @@ impl Context {
 
     fn check_branch(&self, branch: &Branch) -> Result<()> {
         if branch.is_of(&self.bin) {
-            return Ok(());
+            if branch.mix.generation == self.mix.generation {
+                return Ok(());
+            }
+            let message =
+                "expected a branch made under the adapters that are set, found one made under others";
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
         Err(Error::new(ErrorKind::InvalidArgument, "expected a branch of this context, found another's"))
     }
@@ -329,13 +372,13 @@ impl NextLogits for Context {
 
     fn root(&mut self) -> Result<Branch> {
         self.collect();
-        Ok(Branch::new(self.books.root(), &self.bin))
+        Ok(Branch::new(self.books.root(), &self.bin, self.mix.clone()))
     }
 
     fn fork(&mut self, branch: &Branch) -> Result<Branch> {
         self.check_branch(branch)?;
         self.collect();
-        Ok(Branch::new(self.books.fork(branch.slot), &self.bin))
+        Ok(Branch::new(self.books.fork(branch.slot), &self.bin, branch.mix.clone()))
     }
 
     fn truncate(&mut self, branch: &Branch, len: usize) -> Result<()> {
@@ -415,7 +458,7 @@ impl StepBuffers {
         &mut self,
         books: &'a KvBooks,
         growths: &[Growth],
-        batch: &[BatchItem<'_, Branch>],
+        batch: &'a [BatchItem<'_, Branch>],
         cursor: &mut Cursor,
         max_rows: usize,
         spans: &mut Vec<Span<'a>>,
@@ -430,7 +473,13 @@ impl StepBuffers {
             let first_row = self.tokens.len();
             let first_pos = growth.len_before + cursor.offset;
             let n_pages = (first_pos + n).div_ceil(super::PAGE_TOKENS);
-            spans.push(Span { first_row, n_rows: n, first_pos, pages: &books.pages(growth)[..n_pages] });
+            spans.push(Span {
+                first_row,
+                n_rows: n,
+                first_pos,
+                pages: &books.pages(growth)[..n_pages],
+                mix: &item.branch.mix.weights,
+            });
             self.tokens.extend_from_slice(&item.tokens[cursor.offset..cursor.offset + n]);
             cursor.offset += n;
             let complete = cursor.offset == item.tokens.len();

@@ -3,7 +3,8 @@
 //! The context owns pages, branches and validation; the executor owns key-value storage and arithmetic.
 //! A step reaches the executor only when every id, position and page in it has been checked.
 
-use crate::error::Result;
+use crate::adapters::Adapter;
+use crate::error::{Error, ErrorKind, Result};
 use crate::token::TokenId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -25,6 +26,8 @@ pub struct Span<'a> {
     /// The branch's page table, covering positions `0..first_pos + n_rows`. Position `p` lives in cell
     /// `pages[p / PAGE_TOKENS] · PAGE_TOKENS + p % PAGE_TOKENS`. Pages being written are this branch's alone.
     pub pages: &'a [u32],
+    /// The branch's weights for the executor's adapters; empty: none is active.
+    pub mix: &'a [f32],
 }
 
 /// One forward pass over rows of several branches. A row sees its own branch's past and itself, nothing else.
@@ -143,6 +146,16 @@ pub trait Executor: Send {
     /// # Errors `Cancelled` when `cancel` was set, checked at least once a layer; `Backend` when computing
     /// failed. Keys and values written for the step's own rows may then hold anything; nothing else changed.
     fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()>;
+
+    /// Puts `adapters` in the place of those there were; spans name their weights in the same order.
+    /// # Errors `Unsupported` by executors that have none and for tensors they cannot change; nothing changed then.
+    fn set_adapters(&mut self, adapters: &[Arc<Adapter>]) -> Result<()> {
+        if adapters.is_empty() {
+            return Ok(());
+        }
+        let message = format!("the {} executor has no adapters: use the native one", self.name());
+        Err(Error::new(ErrorKind::Unsupported, message))
+    }
 
     /// Copies the first `n_cells` cells of page `from` to page `to`, in every layer.
     /// # Errors `Backend`.

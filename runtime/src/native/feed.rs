@@ -59,7 +59,7 @@ fn activated(
     let (isa, width) = (engine.isa, up.n_out);
     match gate {
         Some(gate) => {
-            let parts = (isa, &mut engine.pool, &mut engine.scratch[..]);
+            let parts = (isa, &mut engine.pool, &mut engine.scratch[..], &mut engine.low);
             let join = |g: &mut [f32], u: &[f32]| isa.run(ActivateInPlace { act, x: g, up: Some(u) });
             paired(parts, [gate, up], input, join, |piece| Target::rows(isa, out, width).put(piece))
         }

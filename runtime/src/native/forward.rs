@@ -6,6 +6,7 @@
 use super::NativeExecutor;
 use super::kernels::{AddScaled, GROUP, Isa, Normalise, PutTile, Quantize, ScaleCap, record_bytes};
 use super::linear::{Input, Matrix, Piece, embedding_row, products};
+use super::low_rank::Low;
 use super::plan::{LayerPlan, NormPlan, Plan};
 use super::pool::Pool;
 use super::profile::{OpKind, Profile};
@@ -25,6 +26,7 @@ pub struct Engine {
     pub pool: Pool,
     pub scratch: Vec<Scratch>,
     pub profile: Option<Profile>,
+    pub low: Low,
 }
 
 impl Engine {
@@ -44,7 +46,7 @@ impl Engine {
         input: Input<'_>,
         put: impl Fn(Piece<'_>) + Sync,
     ) -> Result<()> {
-        products((self.isa, &mut self.pool, &mut self.scratch), m, input, put)
+        products((self.isa, &mut self.pool, &mut self.scratch, &mut self.low), m, input, put)
     }
 
     /// Ends an operator in the profile.
@@ -145,6 +147,7 @@ impl NativeExecutor {
     pub(super) fn run_step(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()> {
         self.check(step)?;
         self.list_rows(step);
+        self.start_adapters(step)?;
         if let Some(profile) = &mut self.engine.profile {
             profile.start();
         }
@@ -163,6 +166,7 @@ impl NativeExecutor {
             }
             let last = il + 1 == spec.layers.len();
             self.layer(il, step, last)?;
+            self.control(il, if last { n_out } else { n })?;
             while let Some((_, rows)) = taps.next_if(|(tap, _)| **tap as usize == il) {
                 for (i, row) in rows.chunks_exact_mut(spec.n_embd).enumerate() {
                     let from = if last { i } else { step.outputs[i] as usize };
@@ -319,6 +323,7 @@ impl NativeExecutor {
             b.h.x.copy_within(from * n_embd..(from + 1) * n_embd, i * n_embd);
             b.h.records.copy_within(from * record..(from + 1) * record, i * record);
         }
+        self.keep_wanted_weights();
     }
 
     /// Output projection of attention, its norm and its residual.

@@ -1,10 +1,12 @@
 //! Matrices where they lie in the map, and the loops that multiply by them.
 
 use super::kernels::{GROUP, Group, Isa, Kernel, Rows, panel_bytes, record_bytes, scalar};
+use super::low_rank::{Low, LowRank};
 use super::pool::Pool;
 use crate::error::{Error, ErrorKind, Result};
 use crate::gguf::{Bytes, GgmlType, Tensor};
 use crate::model::spec::Linear;
+use std::sync::Arc;
 
 /// Weights a thread reads at a time when there is one row: enough to hide the cost of taking a piece.
 const PIECE_BYTES: usize = 32 << 10;
@@ -12,6 +14,8 @@ const PIECE_BYTES: usize = 32 << 10;
 /// A matrix `[n_in, n_out]` in the map, with what happens to its product.
 #[derive(Debug)]
 pub struct Matrix {
+    /// The tensor it is (a part of).
+    pub name: Arc<str>,
     data: Bytes,
     from: usize,
     row_bytes: usize,
@@ -22,6 +26,8 @@ pub struct Matrix {
     pub n_out: usize,
     scale: f32,
     bias: Option<Vec<f32>>,
+    /// What adapters add to the product.
+    pub low: Vec<LowRank>,
 }
 
 /// Values of a tensor that is small: a norm's weight, a bias.
@@ -62,7 +68,18 @@ impl Matrix {
             return Err(Error::new(ErrorKind::BadFile, message).at(&*t.name));
         }
         let from = from * row_bytes;
-        Ok(Self { data: t.data.clone(), from, row_bytes, kernel, n_in, n_out, scale: 1.0, bias: None })
+        Ok(Self {
+            name: Arc::clone(&t.name),
+            data: t.data.clone(),
+            from,
+            row_bytes,
+            kernel,
+            n_in,
+            n_out,
+            scale: 1.0,
+            bias: None,
+            low: Vec::new(),
+        })
     }
 
     /// Part `i` of `n` equal parts of a linear map's outputs, bias and scale included.
@@ -100,13 +117,30 @@ impl Matrix {
         self.kernel.quantised
     }
 
+    /// The first of its rows in the tensor.
+    pub fn first_row(&self) -> usize {
+        self.from / self.row_bytes.max(1)
+    }
+
+    /// Inner dimensions of all that adapters add, summed up.
+    pub fn ranks(&self) -> usize {
+        self.low.iter().map(|part| part.rank).sum()
+    }
+
     /// Number of groups of 16 output rows.
     pub fn n_groups(&self) -> usize {
         self.n_out.div_ceil(GROUP)
     }
 
-    /// Fills `tile` with the outputs of group `g` for all rows of `input`: `[rows][16]`.
-    fn group(&self, isa: Isa, g: usize, rows: Rows<'_>, own: &mut ProductScratch, which: usize) {
+    /// Fills tile number `which` with the outputs of group `g` for all rows: `[rows][16]`.
+    fn group(
+        &self,
+        isa: Isa,
+        g: usize,
+        rows: Rows<'_>,
+        own: &mut ProductScratch,
+        (which, m, low): (usize, usize, &Low),
+    ) {
         let n_rows = (self.n_out - g * GROUP).min(GROUP);
         let bytes = &self.data[self.from + g * GROUP * self.row_bytes..][..n_rows * self.row_bytes];
         let ProductScratch { panel, tail, tiles } = own;
@@ -121,6 +155,7 @@ impl Matrix {
         let tile = &mut tiles[which][..n * GROUP];
         let group = Group { weights, row_bytes: self.row_bytes, n_in: self.n_in, rows, tile, panel };
         self.kernel.run(isa, group);
+        low.add(m, self, g, &mut tiles[which][..n * GROUP]);
         self.finish(g, &mut tiles[which][..n * GROUP]);
     }
 
@@ -257,17 +292,19 @@ impl Pieces {
 /// Multiplies by up to four matrices that share their input. `put` gets each piece of the outputs once.
 /// # Errors As [`Pool::run`].
 pub fn products<T: Send + AsMut<ProductScratch>>(
-    (isa, pool, scratch): (Isa, &mut Pool, &mut [T]),
+    (isa, pool, scratch, low): (Isa, &mut Pool, &mut [T], &mut Low),
     matrices: &[&Matrix],
     input: Input<'_>,
     put: impl Fn(Piece<'_>) + Sync,
 ) -> Result<()> {
+    low.project((isa, pool, scratch), matrices, input)?;
+    let low = &*low;
     let pieces = Pieces::new(matrices.iter().copied(), input.len());
     pool.run(scratch, pieces.n(), |i, own| {
         let own = own.as_mut();
         for (m, g) in pieces.groups(i) {
             let matrix = matrices[m];
-            matrix.group(isa, g, input.rows(matrix.kernel.quantised), own, 0);
+            matrix.group(isa, g, input.rows(matrix.kernel.quantised), own, (0, m, low));
             put(piece(matrix, m, g, &own.tiles[0][..input.len() * GROUP]));
         }
     })
@@ -281,19 +318,21 @@ fn piece<'a>(matrix: &Matrix, m: usize, g: usize, tile: &'a [f32]) -> Piece<'a> 
 /// Multiplies by two matrices of the same shape at once; `join` makes one tile of the two.
 /// # Errors As [`Pool::run`].
 pub fn paired<T: Send + AsMut<ProductScratch>>(
-    (isa, pool, scratch): (Isa, &mut Pool, &mut [T]),
+    (isa, pool, scratch, low): (Isa, &mut Pool, &mut [T], &mut Low),
     [a, b]: [&Matrix; 2],
     input: Input<'_>,
     join: impl Fn(&mut [f32], &[f32]) + Sync,
     put: impl Fn(Piece<'_>) + Sync,
 ) -> Result<()> {
+    low.project((isa, pool, scratch), &[a, b], input)?;
+    let low = &*low;
     let pieces = Pieces::new(std::iter::once(a), input.len());
     pool.run(scratch, pieces.n(), |i, own| {
         let own = own.as_mut();
         let n = input.len() * GROUP;
         for (_, g) in pieces.groups(i) {
-            a.group(isa, g, input.rows(a.kernel.quantised), own, 0);
-            b.group(isa, g, input.rows(b.kernel.quantised), own, 1);
+            a.group(isa, g, input.rows(a.kernel.quantised), own, (0, 0, low));
+            b.group(isa, g, input.rows(b.kernel.quantised), own, (1, 1, low));
             let [x, y] = &mut own.tiles;
             join(&mut x[..n], &y[..n]);
             put(piece(a, 0, g, &own.tiles[0][..n]));

@@ -29,12 +29,14 @@ pub mod kernels;
 mod kv;
 mod limits;
 mod linear;
+mod low_rank;
 mod plan;
 mod pool;
 mod profile;
 mod shared;
 mod work;
 
+use crate::adapters::Adapter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::spec::ModelSpec;
 use crate::model::{CancelFlag, Executor, ExecutorOptions, KvType, Step, StepOut};
@@ -82,7 +84,7 @@ impl NativeExecutor {
         let pool = Pool::new(options.n_threads)?;
         let scratch = (0..options.n_threads).map(|_| Scratch::new(&plan, options.max_rows)).collect();
         let buffers = Buffers::new(&plan, options.max_rows);
-        let engine = Engine { isa, pool, scratch, profile: None };
+        let engine = Engine { isa, pool, scratch, profile: None, low: low_rank::Low::default() };
         Ok(Self { plan, engine, buffers, kv, max_rows: options.max_rows })
     }
 
@@ -137,6 +139,10 @@ impl Executor for NativeExecutor {
         self.run_step(step, cancel, out)
     }
 
+    fn set_adapters(&mut self, adapters: &[Arc<Adapter>]) -> Result<()> {
+        self.swap_adapters(adapters)
+    }
+
     fn copy_page(&mut self, from: u32, to: u32, _n_cells: usize) -> Result<()> {
         self.kv.copy_page(from, to)
     }
@@ -152,6 +158,6 @@ impl Executor for NativeExecutor {
 
     fn memory_bytes(&self) -> (usize, usize) {
         let scratch: usize = self.engine.scratch.iter().map(Scratch::bytes).sum();
-        (self.kv.bytes(), self.buffers.bytes() + scratch)
+        (self.kv.bytes(), self.buffers.bytes() + scratch + self.engine.low.bytes())
     }
 }

@@ -135,6 +135,10 @@ impl DensePlan {
     fn matrices(&self) -> impl Iterator<Item = &Matrix> {
         self.gate.iter().chain([&self.up, &self.down])
     }
+
+    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut Matrix> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
 }
 
 /// One expert.
@@ -408,5 +412,29 @@ impl Plan {
             .iter()
             .flat_map(|l| l.attn.qkv.iter().chain([&l.attn.output]).chain(l.ffn.matrices()));
         layers.chain([&self.output])
+    }
+
+    /// The matrices that adapters may change, in a fixed order; those of experts are not among them.
+    pub fn matrices_in_order(&self) -> impl Iterator<Item = &Matrix> {
+        let layers = self.layers.iter().flat_map(|l| {
+            let dense = match &l.ffn {
+                FfnPlan::Dense(f) => Some(f),
+                FfnPlan::Moe(_) => None,
+            };
+            let ffn = dense.into_iter().flat_map(DensePlan::matrices);
+            l.attn.qkv.iter().chain([&l.attn.output]).chain(ffn)
+        });
+        layers.chain([&self.output])
+    }
+
+    /// Calls `f` with each matrix, in the order of [`Plan::matrices_in_order`].
+    pub fn each_matrix_mut(&mut self, f: &mut dyn FnMut(&mut Matrix)) {
+        for l in &mut self.layers {
+            l.attn.qkv.iter_mut().chain([&mut l.attn.output]).for_each(&mut *f);
+            if let FfnPlan::Dense(ffn) = &mut l.ffn {
+                ffn.matrices_mut().for_each(&mut *f);
+            }
+        }
+        f(&mut self.output);
     }
 }

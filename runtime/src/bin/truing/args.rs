@@ -1,9 +1,11 @@
 //! Arguments that several commands share, and what they turn into.
 
+mod adapters;
 mod constraints;
 mod guard;
 mod steer;
 
+pub use adapters::Weighted;
 pub use constraints::ConstraintArgs;
 pub use guard::GuardArgs;
 pub use steer::SteerArgs;
@@ -41,6 +43,12 @@ pub struct RunArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     pub executor: ExecutorArg,
+    /// Add a LoRA adapter (GGUF), at SCALE of its strength [default: 1]; repeatable
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Running")]
+    pub lora: Vec<Weighted>,
+    /// Add a control vector (GGUF) at this strength [default: 1]; repeatable
+    #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Running")]
+    pub control: Vec<Weighted>,
 }
 
 /// `--executor`.
@@ -112,7 +120,9 @@ impl RunArgs {
             },
             ..ContextOptions::default()
         };
-        Ok(Context::new(model, &options)?)
+        let mut context = Context::new(model, &options)?;
+        self.set_adapters(&mut context, model)?;
+        Ok(context)
     }
 
     /// The context length in tokens.

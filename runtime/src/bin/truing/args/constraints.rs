@@ -145,17 +145,25 @@ impl ConstraintArgs {
         Ok((profile, asked))
     }
 
+    /// Adds the adapters of the profile to `run`.
+    pub fn add_adapters(&self, run: &mut super::RunArgs) -> Result<()> {
+        let Some(path) = &self.profile else { return Ok(()) };
+        let at = |e: truing::Error| BadInput(e.at(path.display().to_string()).to_string());
+        let profile = Profile::parse(&read_text(path)?).map_err(at)?;
+        run.add_adapters(&profile, path.parent().unwrap_or(Path::new("")))
+    }
+
     /// The guards of profile and flags, made ready; phrases that they mask are added to `asked`. `template`: none
     /// for plain continuation.
     pub fn guards(
         &self,
         profile: &Profile,
         asked: &mut Constraints,
-        model: &Model,
+        (model, run): (&Model, &super::RunArgs),
         template: Option<&ChatTemplate>,
     ) -> Result<Option<GuardPlan>> {
         let folder = self.profile.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-        let plan = self.guards.plan(profile, folder, model, template)?;
+        let plan = self.guards.plan(profile, folder, (model, run), template)?;
         let masked = plan.as_ref().map_or(&[][..], GuardPlan::masked);
         if !masked.is_empty() && profile.constraints.on_exclude != OnExclude::Mask {
             let message = "guards mask phrases, constraints take them back: expected on_exclude = \"mask\"";

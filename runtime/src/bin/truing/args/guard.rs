@@ -83,7 +83,7 @@ impl GuardArgs {
         &self,
         profile: &Profile,
         folder: &Path,
-        model: &Model,
+        (model, run): (&Model, &super::RunArgs),
         template: Option<&ChatTemplate>,
     ) -> Result<Option<GuardPlan>> {
         let mut sections = profile.guard.clone();
@@ -102,7 +102,8 @@ impl GuardArgs {
         let paths = sections.iter().zip(&files.folders).filter(|(s, _)| s.path.is_some());
         let mut folders = paths.map(|(_, folder)| folder.clone()).collect::<Vec<_>>().into_iter();
         let mut read = |name: &str| read_file(folders.next().flatten().as_deref(), name);
-        let setup = Setup { model, template, steering: "" };
+        let steering = if sections.is_empty() { String::new() } else { run.steering_id(model)? };
+        let setup = Setup { model, template, steering: &steering };
         GuardPlan::new(&sections, setup, &mut read).map_err(|e| match e.kind() {
             truing::ErrorKind::Io | truing::ErrorKind::ProbeMismatch => BadInput(e.to_string()).into(),
             _ => e.into(),
@@ -123,6 +124,7 @@ impl GuardArgs {
             None => Vec::new(),
         };
         settings.set_guards(plan, prefill);
+        settings.set_adapted();
         if let Some(policy) = self.prefill_policy {
             settings.set_prefill_policy(policy.policy());
         }

@@ -1,6 +1,6 @@
 //! `truing generate`: one completion, several draws, or a batch.
 
-use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, SamplingArgs, SteerArgs};
+use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, RunArgs, SamplingArgs, SteerArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
@@ -42,7 +42,7 @@ pub struct Generate {
     /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
     samples: Option<u32>,
-    /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop, prefill
+    /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop, prefill, adapters {name: weight}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file"])]
     batch: Option<PathBuf>,
     /// Most answers computed together
@@ -78,6 +78,9 @@ struct Row {
     stop: Option<Vec<String>>,
     /// First words of the answer.
     prefill: Option<String>,
+    /// Weights of adapters by name.
+    #[serde(default)]
+    adapters: serde_json::Map<String, Value>,
 }
 
 /// What all answers share: the settings of profile and flags.
@@ -97,7 +100,8 @@ impl Asked {
             // probes say so if there is none; nothing else here needs one
             false => prompt::template(model, &args.prompt).ok(),
         };
-        let guards = args.constraints.guards(&profile, &mut asked, model, template.as_ref())?;
+        let guards =
+            args.constraints.guards(&profile, &mut asked, (model, &args.model.run), template.as_ref())?;
         let mut prompt = args.prompt.clone();
         prompt.exemplars = engine::Exemplars::new(&profile.prompt);
         prompt.system = prompt.system.or_else(|| profile.prompt.system.clone().filter(|_| !args.prompt.raw));
@@ -174,7 +178,8 @@ impl Generate {
         }
     }
 
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        self.constraints.add_adapters(&mut self.model.run)?;
         match (&self.batch, self.samples, self.distortion) {
             (Some(path), ..) => self.run_batch(path),
             (None, Some(n), _) => self.run_samples(n),
@@ -221,7 +226,7 @@ impl Generate {
         }
         let nudger = args::open_named(&nudge.model)?;
         let mut context = self.model.run.context(model, 2)?;
-        let mut other = self.model.run.context(&nudger, 1)?;
+        let mut other = self.model.run.without_adapters().context(&nudger, 1)?;
         interrupt::on_ctrl_c(context.cancel_flag())?;
         let load_s = started.elapsed().as_secs_f64();
         let mut printing = Printing::new(context.cancel_flag());
@@ -298,7 +303,8 @@ impl Generate {
         let rows = read_rows(path)?;
         let model = self.model.open()?;
         let asked = Asked::new(self, &model)?;
-        let jobs = rows.into_iter().map(|row| row_job(&model, row, &asked)).collect::<Result<_>>()?;
+        let run = &self.model.run;
+        let jobs = rows.into_iter().map(|row| row_job(&model, run, row, &asked)).collect::<Result<_>>()?;
         self.run_jobs(&model, &asked.settings, jobs)
     }
 
@@ -333,7 +339,7 @@ fn answer(
     Ok(engine::run(model, context, settings, jobs, n_parallel, sink)?)
 }
 
-fn row_job(model: &Model, row: Row, asked: &Asked) -> Result<(Value, Job)> {
+fn row_job(model: &Model, run: &RunArgs, row: Row, asked: &Asked) -> Result<(Value, Job)> {
     let mut prompt = asked.prompt.clone();
     prompt.system = row.system.or(prompt.system);
     let place = || format!("row {}", row.id);
@@ -352,7 +358,11 @@ fn row_job(model: &Model, row: Row, asked: &Asked) -> Result<(Value, Job)> {
         None => settings.job_with(tokens, sampling, limits, asked.n_ctx),
     };
     let job = job.with_context(place)?;
-    Ok((row.id, Job { prompt: row.prompt, ..job }))
+    let mix = match row.adapters.is_empty() {
+        true => None,
+        false => Some(run.mix(&row.adapters).with_context(place)?),
+    };
+    Ok((row.id, Job { prompt: row.prompt, mix, ..job }))
 }
 
 /// Prints finished answers in the order of their jobs, each as soon as all before it are there.

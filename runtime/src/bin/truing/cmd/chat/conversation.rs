@@ -1,7 +1,7 @@
 //! The conversation: its messages, and the branch that already holds most of them.
 
-use crate::args::{self, ConstraintArgs, PromptArgs, SamplingArgs};
-use crate::exit::BadInput;
+use crate::args::{self, ConstraintArgs, PromptArgs, RunArgs, SamplingArgs};
+use crate::exit::{BadInput, BadUsage};
 use crate::output::{self, Printing};
 use crate::prompt;
 use anyhow::{Result, bail};
@@ -42,6 +42,8 @@ pub struct Conversation {
     system: Option<String>,
     settings: Settings,
     parse_special: bool,
+    /// How the context was made, its adapters among it.
+    run: RunArgs,
     lexicon: Option<Arc<Lexicon>>,
     /// Show rates after each answer.
     pub stats: bool,
@@ -50,7 +52,7 @@ pub struct Conversation {
 impl Conversation {
     /// An empty conversation.
     pub fn new(
-        model: Arc<Model>,
+        (model, run): (Arc<Model>, RunArgs),
         mut context: Context,
         prompt: &PromptArgs,
         sampling: &SamplingArgs,
@@ -70,6 +72,7 @@ impl Conversation {
             system: prompt.system.clone(),
             lexicon: None,
             parse_special: prompt.parse_special,
+            run,
             stats: false,
         })
     }
@@ -101,6 +104,10 @@ impl Conversation {
     pub fn apply_profile(&mut self, path: &Path) -> Result<()> {
         let args = ConstraintArgs { profile: Some(path.to_owned()), ..ConstraintArgs::default() };
         let (profile, asked) = args.resolve()?;
+        if !profile.adapters.is_empty() || profile.control.is_some() {
+            let message = "a profile with adapters is given at the start: truing chat --profile FILE";
+            return Err(BadUsage(message.into()).into());
+        }
         self.apply(&args, &profile, asked, &SamplingArgs::default())?;
         if let Some(system) = profile.prompt.system {
             self.set_system(system);
@@ -117,7 +124,7 @@ impl Conversation {
         mut asked: Constraints,
         sampling: &SamplingArgs,
     ) -> Result<()> {
-        let guards = args.guards(profile, &mut asked, &self.model, Some(&self.template))?;
+        let guards = args.guards(profile, &mut asked, (&self.model, &self.run), Some(&self.template))?;
         let params = sampling.params(profile)?;
         params.validate(self.context.n_vocab())?;
         let Self { lexicon, model, .. } = self;

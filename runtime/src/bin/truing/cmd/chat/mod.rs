@@ -37,14 +37,20 @@ pub struct Chat {
 }
 
 impl Chat {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        self.constraints.add_adapters(&mut self.model.run)?;
         let mut input = Input::choose(self.prompt.text_if_any()?)?;
         let spinner = progress::spinner("loading");
         let model = self.model.open()?;
         let context = self.model.run.context(&model, 2)?;
         let (profile, asked) = self.constraints.resolve()?;
-        let mut talk =
-            Conversation::new(model, context, &self.prompt, &self.sampling, self.limits.limits(&profile))?;
+        let mut talk = Conversation::new(
+            (model, self.model.run.clone()),
+            context,
+            &self.prompt,
+            &self.sampling,
+            self.limits.limits(&profile),
+        )?;
         talk.apply(&self.constraints, &profile, asked, &self.sampling)?;
         spinner.finish_and_clear();
         talk.stats = self.stats;

@@ -134,7 +134,8 @@ struct Arm {
 }
 
 impl Eval {
-    pub fn run(self) -> Result<()> {
+    pub fn run(mut self) -> Result<()> {
+        self.constraints.add_adapters(&mut self.model.run)?;
         if self.suite == Suite::Safety {
             return safety::Safety::read(&self)?.run(&self);
         }
@@ -290,7 +291,9 @@ impl Eval {
             shared.search.as_ref().map_or(n_parallel + 1, |s| s.n_branches(MIN_CTX).max(n_parallel + 1));
         let mut context = self.context(model, jobs, n_branches)?;
         let mut nudger = match &shared.nudge {
-            Some((section, model)) => Some((section, model, self.model.run.context(model, 1)?)),
+            Some((section, model)) => {
+                Some((section, model, self.model.run.without_adapters().context(model, 1)?))
+            }
             None => None,
         };
         let name = match (constrained, &shared.search, &shared.nudge) {

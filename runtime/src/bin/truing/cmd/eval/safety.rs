@@ -140,7 +140,8 @@ impl Safety {
         let plain = Settings::plain(sampling.clone(), limits.clone());
         let prompt_args = eval.prompt_args(&profile);
         let template = prompt::template(&model, &prompt_args)?;
-        let guards = eval.constraints.guards(&profile, &mut asked, &model, Some(&template))?;
+        let guards =
+            eval.constraints.guards(&profile, &mut asked, (&model, &eval.model.run), Some(&template))?;
         if guards.is_none() && asked.is_empty() && !eval.plain {
             return Err(
                 BadUsage("expected guards (--guard, or a profile's), or --plain for none".into()).into()

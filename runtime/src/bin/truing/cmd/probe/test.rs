@@ -69,7 +69,7 @@ impl Test {
         let model = self.model.open()?;
         let args = prompt_args(self.system.clone());
         let template = prompt::template(&model, &args)?;
-        let here = Identity::of(&model, template.source(), "");
+        let here = Identity::of(&model, template.source(), &self.model.run.steering_id(&model)?);
         file.made_for
             .check(&here)
             .map_err(|e| BadInput(e.at(self.probe.display().to_string()).to_string()))?;

@@ -210,7 +210,7 @@ impl Train {
         let template = prompt::template(&model, &prompt_args)?;
         let file = ProbeFile {
             probe: trained.probe.clone(),
-            made_for: Identity::of(&model, template.source(), ""),
+            made_for: Identity::of(&model, template.source(), &self.model.run.steering_id(&model)?),
             method: method_name.into(),
         };
         file.save(&self.out)?;
