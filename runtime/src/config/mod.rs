@@ -98,6 +98,12 @@ impl Profile {
             }),
         }
     }
+
+    /// Reads names of files that rewards give as seen from `folder`, where the profile lies: for
+    /// [`Settings::new`](crate::engine::Settings::new), which reads them as they are named.
+    pub fn place_files(&mut self, folder: &std::path::Path) {
+        self.reward.iter_mut().for_each(|reward| reward.place_files(folder));
+    }
 }
 
 fn bad(line: usize, column: usize, message: &str) -> Error {

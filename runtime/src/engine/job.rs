@@ -3,6 +3,7 @@
 use super::{Search, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::{Branch, Context, Model};
+use crate::reward::Part;
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
 use crate::search::Help;
 use crate::session::{
@@ -25,6 +26,8 @@ pub struct Job {
     pub aligned: Aligned,
     /// Its weights of the context's adapters, if not those of the others.
     pub mix: Option<Vec<f32>>,
+    /// Rewards of the caller's own, beside those of a search.
+    pub rewards: Vec<Part>,
 }
 
 impl Job {
@@ -123,7 +126,7 @@ fn searched(
     let setting = setting(model, context, 1);
     let mut outcomes = Vec::with_capacity(jobs.len());
     for (i, mut job) in jobs.into_iter().enumerate() {
-        let mut reward = search.reward(&[])?;
+        let mut reward = search.reward_with(&[], std::mem::take(&mut job.rewards))?;
         let params = search.params_with(&job.sampling, &job.limits);
         let prompt = std::mem::take(&mut job.prompt);
         let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);

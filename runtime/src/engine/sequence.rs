@@ -141,7 +141,7 @@ impl<B> Sequence<B> {
     ) -> Result<Outcome> {
         self.prefill(lm)?;
         job.tokens = self.rest(lm)?.to_vec();
-        let mut reward = search.reward(&[])?;
+        let mut reward = search.reward_with(&[], std::mem::take(&mut job.rewards))?;
         let params = search.params_with(&job.sampling, &job.limits);
         let prompt = std::mem::take(&mut job.prompt);
         let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);

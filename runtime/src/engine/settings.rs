@@ -42,7 +42,8 @@ pub struct Settings {
 
 impl Settings {
     /// The settings that `profile` asks for. `asked`: its constraints, as built; `lexicon`: the vocabulary made
-    /// ready for constraints, asked for only if there are some.
+    /// ready for constraints, asked for only if there are some. Files that rewards name are read as they are named:
+    /// [`Profile::place_files`] places them beside the profile.
     /// # Errors  `BadProfile` for what cannot be combined; those of phrases and grammars.
     pub fn new(
         profile: &Profile,
@@ -53,6 +54,17 @@ impl Settings {
             std::fs::read_to_string(file)
                 .map_err(|e| Error::new(ErrorKind::Io, e.to_string()).at(file.to_owned()))
         })?;
+        Self::with_search(profile, asked, lexicon, search)
+    }
+
+    /// As [`new`](Self::new), with the search made by the caller, who may add rewards to each job.
+    /// # Errors  As there.
+    pub fn with_search(
+        profile: &Profile,
+        asked: Constraints,
+        lexicon: impl FnOnce() -> Arc<Lexicon>,
+        search: Option<Search>,
+    ) -> Result<Self> {
         let plan = match asked.is_empty() {
             true => None,
             false => AlignPlan::new(&profile.constraints, asked, &lexicon())?,
@@ -214,7 +226,15 @@ impl Settings {
         let mut aligned = self.aligned(n_prompt, &limits, n_ctx)?;
         aligned.watch = self.guards.as_ref().map(GuardPlan::watch);
         aligned.prefix = fed.inspected;
-        Ok(Job { prompt: String::new(), tokens: fed.prompt, sampling, limits, aligned, mix: None })
+        Ok(Job {
+            prompt: String::new(),
+            tokens: fed.prompt,
+            sampling,
+            limits,
+            aligned,
+            mix: None,
+            rewards: Vec::new(),
+        })
     }
 
     /// A job whose prompt ends in tokens that may be spelled again.
@@ -235,6 +255,6 @@ impl Settings {
         };
         let aligned = self.aligned(tokens.len() + prefix.len(), &rest, n_ctx)?;
         let aligned = if prefix.is_empty() { aligned } else { heal(aligned, trie, prefix)? };
-        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned, mix: None })
+        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned, mix: None, rewards: Vec::new() })
     }
 }

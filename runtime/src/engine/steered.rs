@@ -21,7 +21,7 @@ pub struct Search {
     /// How texts are looked for.
     pub params: SearchParams,
     rewards: Vec<RewardSection>,
-    combine: Combine,
+    combine: Option<Combine>,
     /// Phrases for keyword rewards that name none.
     include: Vec<Clause>,
     /// The models that rewards name.
@@ -33,6 +33,21 @@ impl Search {
     /// text of a file named in it.
     /// # Errors `BadProfile` if there is nothing to reward; those of the rewards.
     pub fn new(
+        profile: &Profile,
+        include: &[Clause],
+        read: &mut dyn FnMut(&str) -> Result<String>,
+    ) -> Result<Option<Self>> {
+        let search = Self::waiting(profile, include, read)?;
+        match &search {
+            Some(search) if search.rewards.is_empty() => search.reward(&[]).map(|_| ())?,
+            _ => {}
+        }
+        Ok(search)
+    }
+
+    /// As [`new`](Self::new), but what is rewarded may come later, with each job.
+    /// # Errors As there.
+    pub fn waiting(
         profile: &Profile,
         include: &[Clause],
         read: &mut dyn FnMut(&str) -> Result<String>,
@@ -52,11 +67,10 @@ impl Search {
         for (i, reward) in rewards.iter_mut().enumerate() {
             inline(reward, read).at(|| format!("reward {}", i + 1))?;
         }
-        let single = if rewards.len() == 1 { Combine::Sum } else { Combine::And };
-        let combine = profile.search.combine.unwrap_or(single);
+        let combine = profile.search.combine;
         let search = Self { params, rewards, combine, include: include.to_vec(), models: Vec::new() };
         let needs_rows = include.is_empty() && search.takes_include();
-        if search.rewards.is_empty() || !needs_rows && search.names().next().is_none() {
+        if !search.rewards.is_empty() && !needs_rows && search.names().next().is_none() {
             search.reward(&[])?; // so that mistakes are found before anything is evaluated
         }
         Ok(Some(search))
@@ -91,8 +105,14 @@ impl Search {
     /// The rewards as one. `more`: phrases of this request.
     /// # Errors `BadProfile` without rewards; those of the rewards.
     pub fn reward(&self, more: &[Clause]) -> Result<Combined> {
+        self.reward_with(more, Vec::new())
+    }
+
+    /// As [`reward`](Self::reward), with the caller's own among them.
+    /// # Errors As there.
+    pub fn reward_with(&self, more: &[Clause], own: Vec<Part>) -> Result<Combined> {
         let include: Vec<Clause> = self.include.iter().chain(more).cloned().collect();
-        if self.rewards.is_empty() {
+        if self.rewards.is_empty() && own.is_empty() {
             let message =
                 "[search]: expected something to reward ([[reward]], or phrases to include), found nothing";
             return Err(Error::new(ErrorKind::BadProfile, message));
@@ -106,8 +126,10 @@ impl Search {
             };
             Ok(Part { reward, weight: section.weight, transform: section.transform().at(place)? })
         };
-        let parts = self.rewards.iter().enumerate().map(part).collect::<Result<_>>()?;
-        Combined::new(parts, self.combine)
+        let mut parts: Vec<Part> = self.rewards.iter().enumerate().map(part).collect::<Result<_>>()?;
+        parts.extend(own);
+        let usual = if parts.len() == 1 { Combine::Sum } else { Combine::And };
+        Combined::new(parts, self.combine.unwrap_or(usual))
     }
 
     /// The settings with a request's sampling, stop strings and limit.

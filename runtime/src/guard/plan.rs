@@ -85,6 +85,13 @@ impl GuardPlan {
         Ok(Some(plan))
     }
 
+    /// The plan of a request whose guards all come from the caller, by [`Watch::add`]: defaults for what guards
+    /// share.
+    /// # Errors Those of the vocabulary.
+    pub fn bare(setup: Setup<'_>) -> Result<Self> {
+        Ok(Self { guards: Vec::new(), masked: Vec::new(), policy: Arc::new(policy(&[], setup)?) })
+    }
+
     fn add_phrases(&mut self, section: &GuardSection, i: usize) -> Result<()> {
         if section.path.is_some() || section.threshold.is_some() {
             return Err(bad("expected no path and no threshold for phrases"));

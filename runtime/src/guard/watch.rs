@@ -182,6 +182,11 @@ impl Watch {
         }
     }
 
+    /// One more guard; it is asked after the others.
+    pub fn add(&mut self, guard: Box<dyn Guard>) {
+        self.guards.push(guard);
+    }
+
     /// What the guards share.
     pub fn policy(&self) -> &Arc<Policy> {
         &self.policy

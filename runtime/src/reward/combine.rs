@@ -34,6 +34,15 @@ pub struct Part {
     pub transform: Transform,
 }
 
+impl std::fmt::Debug for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Part")
+            .field("reward", &self.reward.name())
+            .field("weight", &self.weight)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Rewards combined. A single one with `Sum` is that reward times its weight.
 pub struct Combined {
     parts: Vec<Part>,

@@ -126,9 +126,7 @@ impl ConstraintArgs {
         };
         self.put_over(&mut profile.constraints)?;
         let folder = self.profile.as_deref().and_then(Path::parent).unwrap_or(Path::new(""));
-        for reward in &mut profile.reward {
-            reward.place_files(folder);
-        }
+        profile.place_files(folder);
         let asked = profile.constraints.build(&mut |file| {
             let path = folder.join(file);
             std::fs::read_to_string(&path).map_err(|e| {
