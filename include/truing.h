@@ -32,11 +32,14 @@
  *   truing_session  truing_session_new    truing_session_free    one call at a time; truing_session_cancel and
  *                                                                truing_cancel_new any time from anywhere
  *   truing_cancel   truing_cancel_new     truing_cancel_free     const: any number at once
+ *   truing_probe    truing_probe_open..   truing_probe_free      const: any number at once
  *
  * Handles are freed in any order: a context keeps what it needs of its model, a session of its context. Freeing NULL
  * does nothing. Handles may move between threads. A handle is freed by one thread, while no other uses it. Pointers
  * given to a call are not used after it returns, but for log functions, which live as long as what was made with them.
  * Pointers given to a callback are valid until it returns. To generate at the same time, make a context for each.
+ * Callbacks for events, logits, rewards and guards run on the thread that called truing_session_generate, one at a
+ * time; one that calls back into its own session or context gets TRUING_E_BUSY.
  *
  * MISUSE that is noticed: NULL, a handle of another type, a handle in use (TRUING_E_BUSY), bad lengths, flags, sizes
  * and UTF-8. A freed handle is noticed (TRUING_E_BAD_HANDLE) as long as its memory has not been used for something
@@ -146,6 +149,47 @@
 #define TRUING_POOLING_MODEL 0
 
 /**
+ * `truing_reward.flags`: asking costs microseconds, so texts may be scored while they grow; what cannot win is given
+ * up early. The scores of open texts must then be bounds that hold.
+ */
+#define TRUING_REWARD_CHEAP 1
+
+/**
+ * `truing_reward.flags`: an open text says too little about its end to be scored.
+ */
+#define TRUING_REWARD_NEEDS_CLOSED 2
+
+/**
+ * `truing_guard.action`: the text is taken back and goes on another way.
+ */
+#define TRUING_GUARD_BACKTRACK 0
+
+/**
+ * `truing_guard.action`: the text is taken back and ends with the refusal: TRUING_FINISH_REFUSED.
+ */
+#define TRUING_GUARD_REFUSE 1
+
+/**
+ * `truing_guard.action`: the text is taken back and ends: TRUING_FINISH_GUARDED.
+ */
+#define TRUING_GUARD_STOP 2
+
+/**
+ * What a guard's function returns: nothing against the text so far.
+ */
+#define TRUING_GUARD_CLEAR 0
+
+/**
+ * What a guard's function returns: the text from `*from` on is objected to.
+ */
+#define TRUING_GUARD_OBJECT 1
+
+/**
+ * What a guard's function returns: not decided; what came since it was last clear is not shown yet.
+ */
+#define TRUING_GUARD_HOLD 2
+
+/**
  * The model ended its turn.
  */
 #define TRUING_FINISH_EOS 1
@@ -226,6 +270,21 @@
 #define TRUING_GENERATE_SHOW_SPECIAL 4
 
 /**
+ * `truing_probe_info.position`: it reads the last token of the prompt.
+ */
+#define TRUING_PROBE_PROMPT 0
+
+/**
+ * `truing_probe_info.position`: it reads every token of the answer.
+ */
+#define TRUING_PROBE_RESPONSE 1
+
+/**
+ * `truing_probe_info.position`: it reads the last token of an assistant's header put behind the answer.
+ */
+#define TRUING_PROBE_HEADER 2
+
+/**
  * A way to cancel a session that may outlive it. Const: any number of threads may use it.
  */
 typedef struct truing_cancel truing_cancel;
@@ -242,6 +301,12 @@ typedef struct truing_context truing_context;
  * freed before them.
  */
 typedef struct truing_model truing_model;
+
+/**
+ * A trained reader of one model's hidden states. Const: any number of threads may use it at once. It keeps what it
+ * needs of its model, which may be freed before it.
+ */
+typedef struct truing_probe truing_probe;
 
 /**
  * Text that grows by turns: tokens, their keys and values, and the profile that answers are made under. One thread at
@@ -535,6 +600,209 @@ typedef int32_t (*truing_logits_fn)(void *user_data,
                                     size_t n_vocab);
 
 /**
+ * A text to score. Lives during the callback.
+ */
+typedef struct truing_candidate {
+    /**
+     * Size of the struct in the library; may be larger than in this header.
+     */
+    size_t struct_size;
+    /**
+     * What the user said last in truing_session_prompt_chat, `prompt_len` bytes; empty otherwise.
+     */
+    const char *prompt;
+    /**
+     * Bytes of `prompt`.
+     */
+    size_t prompt_len;
+    /**
+     * The text, `text_len` bytes of whole characters without a zero.
+     */
+    const char *text;
+    /**
+     * Bytes of `text`.
+     */
+    size_t text_len;
+    /**
+     * 1: nothing follows it. 0: it goes on.
+     */
+    int32_t is_closed;
+    /**
+     * 0; kept free.
+     */
+    uint32_t reserved;
+} truing_candidate;
+
+/**
+ * What a reward says of a text. Filled with what counts if the callback leaves it so.
+ */
+typedef struct truing_score {
+    /**
+     * Size of the struct in the library; may be larger than in this header.
+     */
+    size_t struct_size;
+    /**
+     * The reward; within the bounds of truing_reward. 0 at first.
+     */
+    double value;
+    /**
+     * No continuation of an open text has less; the reward's own bound at first. Not looked at for closed texts.
+     */
+    double least;
+    /**
+     * No continuation has more.
+     */
+    double most;
+    /**
+     * For `combine = "gate"`: 1 if the text does what is asked, 0 if not, -1 if what follows decides. Not looked at
+     * otherwise. At first -1, which for a closed text stands for whether `value` is above 0.
+     */
+    int32_t satisfied;
+    /**
+     * 0; kept free.
+     */
+    uint32_t reserved;
+} truing_score;
+
+/**
+ * Scores a text; the same text must always get the same score. Returns 0 to go on, anything else to stop the search:
+ * then truing_session_generate returns TRUING_E_CANCELLED. Rules as for truing_event_fn. A score that is no number or
+ * outside its bounds ends the call with TRUING_E_REWARD.
+ */
+typedef int32_t (*truing_reward_fn)(void *user_data,
+                                    const struct truing_candidate *candidate,
+                                    struct truing_score *score);
+
+/**
+ * A reward of the caller's own, beside those of the profile. Set `struct_size` and everything else to zero.
+ */
+typedef struct truing_reward {
+    /**
+     * `sizeof(truing_reward)`.
+     */
+    size_t struct_size;
+    /**
+     * Scores a text; must be there.
+     */
+    truing_reward_fn score;
+    /**
+     * Handed to `score`.
+     */
+    void *user_data;
+    /**
+     * What it is called in reports (UTF-8); NULL: "custom".
+     */
+    const char *name;
+    /**
+     * Bytes of `name`, or TRUING_CSTR.
+     */
+    size_t name_len;
+    /**
+     * Its weight among several, below 0 to avoid what it rewards; 0: 1.
+     */
+    double weight;
+    /**
+     * No text has less; may be -INFINITY. `least` and `most` both 0: 0 and 1.
+     */
+    double least;
+    /**
+     * No text has more; may be INFINITY. Values between 0 and 1 are read as probabilities: a search that combines
+     * rewards by "and", as it does with several if the profile says nothing, takes their logarithm.
+     */
+    double most;
+    /**
+     * The smallest difference that means something; 0: 1.
+     */
+    double step;
+    /**
+     * TRUING_REWARD_….
+     */
+    uint32_t flags;
+    /**
+     * 0; kept free.
+     */
+    uint32_t reserved;
+} truing_reward;
+
+/**
+ * What a guard is shown. Lives during the callback.
+ */
+typedef struct truing_guarded {
+    /**
+     * Size of the struct in the library; may be larger than in this header.
+     */
+    size_t struct_size;
+    /**
+     * The answer so far, `text_len` bytes without a zero: the last token may end within a character. Shorter than the
+     * last time if text was taken back.
+     */
+    const char *text;
+    /**
+     * Bytes of `text`.
+     */
+    size_t text_len;
+    /**
+     * Where the last token begins in it.
+     */
+    size_t token_start;
+    /**
+     * Tokens of the answer.
+     */
+    size_t n_tokens;
+    /**
+     * The last token; TRUING_NO_TOKEN if there is none.
+     */
+    uint32_t token;
+    /**
+     * 1: the text ends here, and the last token was shown to the guard before. 0: a token was added.
+     */
+    int32_t is_end;
+} truing_guarded;
+
+/**
+ * Judges an answer as it is made: called for every token, before it is shown, and once at the end. Returns a
+ * TRUING_GUARD_…; `*from` is the first byte that is objected to, at first `token_start`. Any other value is a guard
+ * that failed: nothing passes unjudged, the text is taken back and ends with the refusal. Rules as for
+ * truing_event_fn.
+ */
+typedef int32_t (*truing_guard_fn)(void *user_data, const struct truing_guarded *guarded, size_t *from);
+
+/**
+ * A guard of the caller's own, beside those of the profile. Text is shown when all guards are clear of it and
+ * `hold_tokens` of the profile (16) more tokens have come. Set `struct_size` and everything else to zero.
+ */
+typedef struct truing_guard {
+    /**
+     * `sizeof(truing_guard)`.
+     */
+    size_t struct_size;
+    /**
+     * Judges; must be there.
+     */
+    truing_guard_fn check;
+    /**
+     * Handed to `check`.
+     */
+    void *user_data;
+    /**
+     * What it is called in reports (UTF-8); NULL: "custom".
+     */
+    const char *name;
+    /**
+     * Bytes of `name`, or TRUING_CSTR.
+     */
+    size_t name_len;
+    /**
+     * What happens when it objects: TRUING_GUARD_BACKTRACK, TRUING_GUARD_REFUSE or TRUING_GUARD_STOP.
+     */
+    uint32_t action;
+    /**
+     * 0; kept free.
+     */
+    uint32_t reserved;
+} truing_guard;
+
+/**
  * How to answer. Set `struct_size` and everything else to zero: then the profile decides.
  */
 typedef struct truing_generate_options {
@@ -574,6 +842,25 @@ typedef struct truing_generate_options {
      * 0; kept free.
      */
     uint32_t reserved;
+    /**
+     * `n_rewards` pointers to rewards beside those of the profile; its `search.method` must be one that looks for
+     * rewards, TRUING_E_UNSUPPORTED otherwise. May be NULL if `n_rewards` is 0.
+     */
+    const struct truing_reward *const *rewards;
+    /**
+     * How many.
+     */
+    size_t n_rewards;
+    /**
+     * `n_guards` pointers to guards beside those of the profile, asked in order; the first objection counts. Not with
+     * a search or exact drawing: TRUING_E_UNSUPPORTED. Bounds of guarded requests hold: temperature at most 1,
+     * `top_p` at least 0.5, no TRUING_GENERATE_IGNORE_EOS. May be NULL if `n_guards` is 0.
+     */
+    const struct truing_guard *const *guards;
+    /**
+     * How many.
+     */
+    size_t n_guards;
 } truing_generate_options;
 
 /**
@@ -621,6 +908,40 @@ typedef struct truing_result {
      */
     double decode_s;
 } truing_result;
+
+/**
+ * What a probe is. Set `struct_size` before the call.
+ */
+typedef struct truing_probe_info {
+    /**
+     * `sizeof(truing_probe_info)`.
+     */
+    size_t struct_size;
+    /**
+     * TRUING_PROBE_…: which token's hidden states it reads.
+     */
+    uint32_t position;
+    /**
+     * Layers it reads.
+     */
+    uint32_t n_layers;
+    /**
+     * From here on a score is suspicious.
+     */
+    float threshold_low;
+    /**
+     * Above this a guard acts.
+     */
+    float threshold_high;
+    /**
+     * Area under the curve of hits against false alarms, on examples that it was not trained with.
+     */
+    float auroc;
+    /**
+     * Hits at 1 % false alarms, 0 to 1.
+     */
+    float hits_at_1_percent;
+} truing_probe_info;
 
 /**
  * Done.
@@ -706,6 +1027,26 @@ typedef struct truing_result {
  * A bug in truing: an invariant did not hold.
  */
 #define TRUING_E_INTERNAL 16
+
+/**
+ * A reward is no number, or outside its bounds.
+ */
+#define TRUING_E_REWARD 17
+
+/**
+ * A probe was made for another model, chat template or shape.
+ */
+#define TRUING_E_PROBE_MISMATCH 18
+
+/**
+ * Too few examples to set a threshold with.
+ */
+#define TRUING_E_CALIBRATION_TOO_SMALL 19
+
+/**
+ * Nothing that was tried helps.
+ */
+#define TRUING_E_NO_USEFUL_REGIME 20
 
 /**
  * The handle, or the context behind it, is in use by another call: of another thread, or of a callback's caller.
@@ -1119,6 +1460,58 @@ void truing_cancel_free(struct truing_cancel *cancel);
 truing_status truing_session_generate(struct truing_session *session,
                                       const struct truing_generate_options *options,
                                       struct truing_result *result);
+
+/**
+ * Opens a probe file (as `truing probe train` writes it) for `model`. TRUING_E_PROBE_MISMATCH if it was made for
+ * another model, quantisation or chat template. `*out`: to be freed with truing_probe_free.
+ */
+truing_status truing_probe_open(const struct truing_model *model,
+                                const char *path,
+                                size_t path_len,
+                                struct truing_probe **out);
+
+/**
+ * As truing_probe_open, of `len` bytes in memory, which are copied.
+ */
+truing_status truing_probe_open_memory(const struct truing_model *model,
+                                       const void *data,
+                                       size_t len,
+                                       struct truing_probe **out);
+
+/**
+ * Frees a probe; NULL is fine.
+ */
+void truing_probe_free(struct truing_probe *probe);
+
+/**
+ * What the probe is, into `*info`.
+ */
+truing_status truing_probe_get_info(const struct truing_probe *probe, struct truing_probe_info *info);
+
+/**
+ * Scores of a prompt and its answer (log-odds, as they are: above `threshold_high` a guard acts). `ids`: `n` tokens,
+ * the first `n_prompt` of which (at least one) are the prompt, as truing_chat_tokenize gives it. A prompt probe gives
+ * one score and does not look at the answer, a header probe one for all of it, a response probe one for each token of
+ * the answer. `*n_out` (may be NULL) gets their number, also with TRUING_E_BUFFER_TOO_SMALL, in which case nothing
+ * is computed. TRUING_E_VOCAB_MISMATCH if the context is of another model.
+ */
+truing_status truing_context_probe(struct truing_context *context,
+                                   const struct truing_probe *probe,
+                                   const uint32_t *ids,
+                                   size_t n,
+                                   size_t n_prompt,
+                                   float *scores,
+                                   size_t cap,
+                                   size_t *n_out);
+
+/**
+ * The score of the session's last token into `*score`: of the prompt that stands there, or of the answer so far.
+ * Computes what has to be computed; what is there already is not computed again. Not for header probes:
+ * TRUING_E_UNSUPPORTED.
+ */
+truing_status truing_session_probe(struct truing_session *session,
+                                   const struct truing_probe *probe,
+                                   float *score);
 
 /**
  * Saves the session's tokens to a buffer, with the identity of the model and a checksum: `*len_out` (may be NULL) gets

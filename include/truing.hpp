@@ -20,6 +20,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace truing {
@@ -155,6 +156,65 @@ private:
 /* Takes a piece of text; false stops the generation. */
 typedef std::function<bool(const std::string &text)> on_text;
 
+/* A trained reader of a model's hidden states. */
+class probe {
+public:
+    probe(const model &model, const std::string &path) {
+        truing_probe *opened = nullptr;
+        check(truing_probe_open(model.get(), path.data(), path.size(), &opened));
+        own_.reset(opened);
+    }
+
+    const truing_probe *get() const noexcept { return own_.get(); }
+
+    truing_probe_info info() const {
+        truing_probe_info info = truing_probe_info();
+        info.struct_size = sizeof info;
+        check(truing_probe_get_info(get(), &info));
+        return info;
+    }
+    /* Of a prompt, and of the answer behind its first `n_prompt` tokens. */
+    std::vector<float> scores(const context &context, const std::vector<uint32_t> &ids, std::size_t n_prompt) const {
+        std::size_t n = 0;
+        std::vector<float> scores(ids.size() < n_prompt ? 1 : ids.size() - n_prompt + 1);
+        check(truing_context_probe(context.get(), get(), ids.data(), ids.size(), n_prompt, scores.data(),
+                                   scores.size(), &n));
+        scores.resize(n);
+        return scores;
+    }
+
+private:
+    struct freed {
+        void operator()(truing_probe *p) const noexcept { truing_probe_free(p); }
+    };
+    std::unique_ptr<truing_probe, freed> own_;
+};
+
+/* A reward: a name, a function that scores a text (true: nothing follows it), and the bounds of its scores. */
+struct reward {
+    std::string name;
+    std::function<double(const std::string &text, bool is_closed)> score;
+    double least, most, weight;
+
+    reward(std::string name, std::function<double(const std::string &, bool)> score, double least = 0,
+           double most = 1, double weight = 1)
+        : name(std::move(name)), score(std::move(score)), least(least), most(most), weight(weight) {}
+};
+
+/* A guard: a name, a function that judges the answer so far, and what happens when it objects (TRUING_GUARD_...). The
+ * function gets the text (bytes) and whether it ends there; it returns npos for nothing to object to, or the first
+ * byte that it objects to. */
+struct guard {
+    static constexpr std::size_t npos = static_cast<std::size_t>(-1);
+    std::string name;
+    std::function<std::size_t(const std::string &text, bool is_end)> check;
+    uint32_t action;
+
+    guard(std::string name, std::function<std::size_t(const std::string &, bool)> check,
+          uint32_t action = TRUING_GUARD_BACKTRACK)
+        : name(std::move(name)), check(std::move(check)), action(action) {}
+};
+
 class session {
 public:
     explicit session(const context &context, const std::string &profile = std::string()) {
@@ -193,13 +253,40 @@ public:
     /* From any thread. */
     void cancel() const { check(truing_session_cancel(get())); }
 
+    /* Rewards and guards for every generation from here on, beside those of the profile. */
+    void set_rewards(std::vector<reward> rewards) { rewards_ = std::move(rewards); }
+    void set_guards(std::vector<guard> guards) { guards_ = std::move(guards); }
+
+    /* The score of the last token, by a prompt or response probe. */
+    float probe_last(const probe &probe) {
+        float score = 0;
+        check(truing_session_probe(get(), probe.get(), &score));
+        return score;
+    }
+
     /* Answers. A stop by the callback, cancel() or the deadline is no failure: see result.finish. `options`: all but
-     * its callbacks and user_data. */
+     * its callbacks, lists and user_data. */
     truing_result generate(on_text take = on_text(), truing_generate_options options = truing_generate_options()) {
         taker taker = {take, nullptr};
+        std::vector<bound<reward>> rewards;
+        std::vector<bound<guard>> guards;
+        std::vector<truing_reward> given_rewards;
+        std::vector<truing_guard> given_guards;
+        std::vector<const truing_reward *> reward_list;
+        std::vector<const truing_guard *> guard_list;
+        for (reward &r : rewards_) rewards.push_back(bound<reward>{&r, &taker});
+        for (guard &g : guards_) guards.push_back(bound<guard>{&g, &taker});
+        for (bound<reward> &r : rewards) given_rewards.push_back(as_c(r));
+        for (bound<guard> &g : guards) given_guards.push_back(as_c(g));
+        for (const truing_reward &r : given_rewards) reward_list.push_back(&r);
+        for (const truing_guard &g : given_guards) guard_list.push_back(&g);
         options.struct_size = sizeof options;
         options.on_event = take ? &taker::on_event : nullptr;
         options.user_data = &taker;
+        options.rewards = reward_list.data();
+        options.n_rewards = reward_list.size();
+        options.guards = guard_list.data();
+        options.n_guards = guard_list.size();
         truing_result result = truing_result();
         result.struct_size = sizeof result;
         truing_status status = truing_session_generate(get(), &options, &result);
@@ -224,10 +311,63 @@ private:
             }
         }
     };
+    /* A callback, and where what it throws is kept. */
+    template <class Callback> struct bound {
+        Callback *callback;
+        taker *kept;
+    };
+    static int32_t on_reward(void *user_data, const truing_candidate *candidate, truing_score *score) noexcept {
+        bound<reward> *self = static_cast<bound<reward> *>(user_data);
+        try {
+            std::string text(candidate->text, candidate->text_len);
+            score->value = self->callback->score(text, candidate->is_closed != 0);
+            return 0;
+        } catch (...) {
+            self->kept->thrown = std::current_exception();
+            return 1;
+        }
+    }
+    static int32_t on_guard(void *user_data, const truing_guarded *guarded, std::size_t *from) noexcept {
+        bound<guard> *self = static_cast<bound<guard> *>(user_data);
+        try {
+            std::string text(guarded->text, guarded->text_len);
+            std::size_t at = self->callback->check(text, guarded->is_end != 0);
+            if (at == guard::npos) return TRUING_GUARD_CLEAR;
+            *from = at;
+            return TRUING_GUARD_OBJECT;
+        } catch (...) {
+            self->kept->thrown = std::current_exception();
+            return -1; /* refused: nothing passes unjudged */
+        }
+    }
+    static truing_reward as_c(bound<reward> &r) {
+        truing_reward given = truing_reward();
+        given.struct_size = sizeof given;
+        given.score = &on_reward;
+        given.user_data = &r;
+        given.name = r.callback->name.data();
+        given.name_len = r.callback->name.size();
+        given.weight = r.callback->weight;
+        given.least = r.callback->least;
+        given.most = r.callback->most;
+        return given;
+    }
+    static truing_guard as_c(bound<guard> &g) {
+        truing_guard given = truing_guard();
+        given.struct_size = sizeof given;
+        given.check = &on_guard;
+        given.user_data = &g;
+        given.name = g.callback->name.data();
+        given.name_len = g.callback->name.size();
+        given.action = g.callback->action;
+        return given;
+    }
     struct freed {
         void operator()(truing_session *s) const noexcept { truing_session_free(s); }
     };
     std::unique_ptr<truing_session, freed> own_;
+    std::vector<reward> rewards_;
+    std::vector<guard> guards_;
 };
 
 } // namespace truing

@@ -116,7 +116,7 @@ impl C {
             max_tokens: 0,
             deadline_ms: 0,
             flags: TRUING_GENERATE_IGNORE_EOS,
-            reserved: 0,
+            ..Default::default()
         };
         // SAFETY: pointers, lengths and handles as the header asks for.
         unsafe {

@@ -1,6 +1,6 @@
 //! Contexts: memory for keys and values, and the threads that compute.
 
-use crate::guard::{Handle, Kind, Opaque, is_idle, take};
+use crate::handle::{Handle, Kind, Opaque, is_idle, take};
 use crate::model::{Shared as Model, truing_model};
 use crate::status::{Failure, Result, truing_status};
 use crate::text::{Versioned, put_struct, read_options, set, slice, slice_mut, text, wanted};

@@ -1,12 +1,17 @@
 //! Answers: streamed to a callback, stopped by it, by another thread or by a deadline.
 
 use crate::context::Room;
+use crate::guards::{custom, truing_guard};
+use crate::model::Opened;
+use crate::profile::Ready;
+use crate::rewards::{parts, truing_reward};
 use crate::session::{Session, State, truing_session, with};
 use crate::status::{Failure, Result, TRUING_E_UNSUPPORTED, truing_status};
 use crate::text::{Versioned, check_struct, put_struct, read_options};
 use std::ffi::{c_char, c_void};
 use std::time::{Duration, Instant};
-use truing::engine::{self, Adjusted, Job};
+use truing::engine::{self, Adjusted, Job, Settings, prompt};
+use truing::guard::{GuardPlan, Setup};
 use truing::model::Context;
 use truing::session::{Event, Finish, Limits, Outcome};
 use truing::{Error, ErrorKind};
@@ -122,11 +127,42 @@ pub struct truing_generate_options {
     pub flags: u32,
     /// 0; kept free.
     pub reserved: u32,
+    /// `n_rewards` pointers to rewards beside those of the profile; its `search.method` must be one that looks for
+    /// rewards, TRUING_E_UNSUPPORTED otherwise. May be NULL if `n_rewards` is 0.
+    pub rewards: *const *const truing_reward,
+    /// How many.
+    pub n_rewards: usize,
+    /// `n_guards` pointers to guards beside those of the profile, asked in order; the first objection counts. Not with
+    /// a search or exact drawing: TRUING_E_UNSUPPORTED. Bounds of guarded requests hold: temperature at most 1,
+    /// `top_p` at least 0.5, no TRUING_GENERATE_IGNORE_EOS. May be NULL if `n_guards` is 0.
+    pub guards: *const *const truing_guard,
+    /// How many.
+    pub n_guards: usize,
 }
 
 // SAFETY: `repr(C)`, `struct_size` first; optional functions, pointers and numbers may be anything or zero.
 unsafe impl Versioned for truing_generate_options {
-    const FIRST_SIZE: usize = size_of::<Self>();
+    const FIRST_SIZE: usize = std::mem::offset_of!(Self, rewards);
+}
+
+impl Default for truing_generate_options {
+    fn default() -> Self {
+        Self {
+            struct_size: size_of::<Self>(),
+            on_event: None,
+            on_logits: None,
+            user_data: std::ptr::null_mut(),
+            seed: 0,
+            max_tokens: 0,
+            deadline_ms: 0,
+            flags: 0,
+            reserved: 0,
+            rewards: std::ptr::null(),
+            n_rewards: 0,
+            guards: std::ptr::null(),
+            n_guards: 0,
+        }
+    }
 }
 
 /// What an answer was. Set `struct_size` before the call. The report (truing_session_report) says more.
@@ -180,9 +216,9 @@ pub unsafe extern "C" fn truing_session_generate(
     unsafe {
         with(session, |session| {
             check_struct(result, "truing_result")?;
-            let given = read_options(options, "truing_generate_options")?;
+            let given = read_options(options, "truing_generate_options")?.unwrap_or_default();
             let (mut state, mut context) = session.enter()?;
-            let _deadline = Deadline::new(session, given.map_or(0, |g| g.deadline_ms));
+            let _deadline = Deadline::new(session, given.deadline_ms);
             let was_stopped = answer(session, &mut state, &mut context, given)?;
             if let Some(outcome) = &state.last {
                 put_struct(&result_of(outcome), result, "truing_result")?;
@@ -225,55 +261,93 @@ impl Drop for Deadline<'_> {
     }
 }
 
-fn job(room: &Room, state: &State, given: Option<&truing_generate_options>) -> Result<Job> {
-    let (mut sampling, mut limits): (_, Limits) =
-        (state.settings.sampling.clone(), state.settings.limits.clone());
-    if let Some(given) = given {
-        let known = TRUING_GENERATE_SEED | TRUING_GENERATE_IGNORE_EOS | TRUING_GENERATE_SHOW_SPECIAL;
-        crate::vocab::check_flags(given.flags, known)?;
-        if given.flags & TRUING_GENERATE_SEED != 0 {
-            sampling.seed = given.seed;
-        }
-        if given.max_tokens > 0 {
-            limits.max_tokens = Some(usize::try_from(given.max_tokens).unwrap_or(usize::MAX));
-        }
-        limits.ignore_eos |= given.flags & TRUING_GENERATE_IGNORE_EOS != 0;
-        limits.show_special |= given.flags & TRUING_GENERATE_SHOW_SPECIAL != 0;
+fn job(room: &Room, state: &State, given: &truing_generate_options) -> Result<Job> {
+    let settings = &state.profile.settings;
+    let (mut sampling, mut limits): (_, Limits) = (settings.sampling.clone(), settings.limits.clone());
+    let known = TRUING_GENERATE_SEED | TRUING_GENERATE_IGNORE_EOS | TRUING_GENERATE_SHOW_SPECIAL;
+    crate::vocab::check_flags(given.flags, known)?;
+    if given.flags & TRUING_GENERATE_SEED != 0 {
+        sampling.seed = given.seed;
     }
-    let job = state.settings.job_with(state.sequence.tokens().to_vec(), sampling, limits, room.n_ctx)?;
-    Ok(Job { prompt: state.asked.clone(), ..job })
+    if given.max_tokens > 0 {
+        limits.max_tokens = Some(usize::try_from(given.max_tokens).unwrap_or(usize::MAX));
+    }
+    limits.ignore_eos |= given.flags & TRUING_GENERATE_IGNORE_EOS != 0;
+    limits.show_special |= given.flags & TRUING_GENERATE_SHOW_SPECIAL != 0;
+    let mut job = settings.job_with(state.sequence.tokens().to_vec(), sampling, limits, room.n_ctx)?;
+    job.prompt.clone_from(&state.asked);
+    Ok(job)
+}
+
+/// Gives a job the caller's own rewards and guards.
+/// # Safety
+/// The lists are as the struct says.
+unsafe fn add_own(
+    job: &mut Job,
+    given: &truing_generate_options,
+    settings: &Settings,
+    opened: &Opened,
+) -> Result {
+    // SAFETY: the caller's promise.
+    let (rewards, guards) =
+        unsafe { (parts(given.rewards, given.n_rewards)?, custom(given.guards, given.n_guards)?) };
+    if !rewards.is_empty() && settings.search.is_none() {
+        let message = "rewards: expected a profile whose search.method looks for them, such as \"deal\"";
+        return Err(Failure::new(TRUING_E_UNSUPPORTED, message));
+    }
+    job.rewards = rewards;
+    if guards.is_empty() {
+        return Ok(());
+    }
+    refuse_whole(settings, "guards")?;
+    if settings.guards().is_none() {
+        let template = prompt::template(&opened.model, None).ok();
+        let setup = Setup { model: &opened.model, template: template.as_ref(), steering: "" };
+        let plan = GuardPlan::bare(setup)?;
+        plan.check_sampling(&job.sampling, job.limits.ignore_eos)?;
+        job.aligned.watch = Some(plan.watch());
+    }
+    if let Some(watch) = &mut job.aligned.watch {
+        guards.into_iter().for_each(|guard| watch.add(guard));
+    }
+    Ok(())
+}
+
+/// Refuses what needs texts that come token by token.
+fn refuse_whole(settings: &Settings, what: &str) -> Result {
+    if settings.whole().is_none() && settings.search.is_none() {
+        return Ok(());
+    }
+    let message = format!("{what}: not with a search or exact drawing, which look at whole texts");
+    Err(Failure::new(TRUING_E_UNSUPPORTED, message))
 }
 
 /// Answers. Whether it was stopped: by a request, a callback or the deadline.
-fn answer(
+/// # Safety
+/// What `given` points to is as its struct says.
+unsafe fn answer(
     session: &Session,
     state: &mut State,
     context: &mut Context,
-    given: Option<truing_generate_options>,
+    given: truing_generate_options,
 ) -> Result<bool> {
-    let job = job(&session.room, state, given.as_ref())?;
-    let setting = engine::setting(&session.room.opened.model, context, 1);
-    let mut told = Told {
-        function: given.and_then(|g| g.on_event),
-        user_data: given.map_or(std::ptr::null_mut(), |g| g.user_data),
-        session,
-        has_stopped: false,
-    };
+    let mut job = job(&session.room, state, &given)?;
+    let opened = &session.room.opened;
+    // SAFETY: the caller's promise.
+    unsafe { add_own(&mut job, &given, &state.profile.settings, opened) }?;
+    let setting = engine::setting(&opened.model, context, 1);
+    let mut told = Told { function: given.on_event, user_data: given.user_data, session, has_stopped: false };
     let mut sink = |event: Event<'_>| told.take(&event);
-    let State { sequence, settings, .. } = state;
-    let done = match given.and_then(|g| g.on_logits) {
+    let State { sequence, profile: Ready { settings, .. }, .. } = state;
+    let done = match given.on_logits {
         None => sequence.generate(context, &setting, settings, job, &mut sink),
-        Some(_) if settings.whole().is_some() || settings.search.is_some() => {
-            let message = "on_logits: a search or exact drawing is not steered by changed logits";
-            return Err(Failure::new(TRUING_E_UNSUPPORTED, message));
-        }
         Some(function) => {
-            let user_data = given.map_or(std::ptr::null_mut(), |g| g.user_data);
+            refuse_whole(settings, "on_logits")?;
             let held = sequence.n_evaluated(context);
             let tokens = sequence.tokens()[..held].to_vec();
             let mut lm =
                 Adjusted::new(context, &tokens, session.room.n_ctx, |ids: &[u32], row: &mut [f32]| {
-                    adjust(function, user_data, ids, row)
+                    adjust(function, given.user_data, ids, row)
                 });
             sequence.generate(&mut lm, &setting, settings, job, &mut sink)
         }

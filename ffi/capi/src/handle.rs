@@ -79,18 +79,24 @@ impl<T: Kind> Handle<T> {
     /// # Safety
     /// As [`Handle::get`].
     pub unsafe fn with(pointer: *const Self, f: impl FnOnce(&T) -> Result) -> truing_status {
-        guard(|| {
-            // SAFETY: the caller's promise.
-            let handle = unsafe { Self::get(pointer) }?;
-            if handle.poisoned.load(Ordering::Acquire) {
-                let message = format!("this {} failed before and can only be freed", T::NAME);
-                return Err(Failure::new(TRUING_E_POISONED, message));
-            }
-            let poison = PoisonOnPanic(&handle.poisoned);
-            let done = f(&handle.value);
-            std::mem::forget(poison);
-            done
-        })
+        // SAFETY: the caller's promise.
+        guard(|| unsafe { Self::within(pointer, f) })
+    }
+
+    /// As [`with`](Self::with), for a second handle of a call, whose guard is there already.
+    /// # Safety
+    /// As [`Handle::get`].
+    pub unsafe fn within(pointer: *const Self, f: impl FnOnce(&T) -> Result) -> Result {
+        // SAFETY: the caller's promise.
+        let handle = unsafe { Self::get(pointer) }?;
+        if handle.poisoned.load(Ordering::Acquire) {
+            let message = format!("this {} failed before and can only be freed", T::NAME);
+            return Err(Failure::new(TRUING_E_POISONED, message));
+        }
+        let poison = PoisonOnPanic(&handle.poisoned);
+        let done = f(&handle.value);
+        std::mem::forget(poison);
+        done
     }
 
     /// Takes the value back. NULL is fine. `is_idle` says whether no call uses the value; otherwise it stays.

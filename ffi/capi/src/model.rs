@@ -1,6 +1,6 @@
 //! Models: opening them from wherever they lie, and what their files say.
 
-use crate::guard::{Handle, Kind, Opaque, guard};
+use crate::handle::{Handle, Kind, Opaque, guard};
 use crate::log::{Log, truing_log_fn};
 use crate::status::{Failure, Result, TRUING_E_IO, TRUING_E_NOT_FOUND, truing_status};
 use crate::text::{Versioned, put_text, read_options, set, slice, text, wanted};

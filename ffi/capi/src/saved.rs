@@ -2,7 +2,7 @@
 //! needed, which gives the same bits with truing's own kernels, takes a kilobyte instead of megabytes, and has no
 //! state in it that a damaged file could hurt with.
 
-use crate::guard::take;
+use crate::handle::take;
 use crate::session::{truing_session, with};
 use crate::status::{Failure, Result, TRUING_E_BAD_FILE, TRUING_E_VOCAB_MISMATCH, truing_status};
 use crate::text::{put, slice};

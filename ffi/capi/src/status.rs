@@ -43,6 +43,14 @@ pub const TRUING_E_CANCELLED: truing_status = 14;
 pub const TRUING_E_BACKEND: truing_status = 15;
 /// A bug in truing: an invariant did not hold.
 pub const TRUING_E_INTERNAL: truing_status = 16;
+/// A reward is no number, or outside its bounds.
+pub const TRUING_E_REWARD: truing_status = 17;
+/// A probe was made for another model, chat template or shape.
+pub const TRUING_E_PROBE_MISMATCH: truing_status = 18;
+/// Too few examples to set a threshold with.
+pub const TRUING_E_CALIBRATION_TOO_SMALL: truing_status = 19;
+/// Nothing that was tried helps.
+pub const TRUING_E_NO_USEFUL_REGIME: truing_status = 20;
 /// The handle, or the context behind it, is in use by another call: of another thread, or of a callback's caller.
 pub const TRUING_E_BUSY: truing_status = 64;
 /// The pointer is no handle of this type, or one that was freed.
@@ -64,7 +72,7 @@ pub const TRUING_E_NOT_FOUND: truing_status = 72;
 
 /// Name of each status and its number.
 /// cbindgen:ignore
-pub const STATUSES: [(truing_status, &CStr); 26] = [
+pub const STATUSES: [(truing_status, &CStr); 30] = [
     (TRUING_OK, c"TRUING_OK"),
     (TRUING_E_INVALID_ARGUMENT, c"TRUING_E_INVALID_ARGUMENT"),
     (TRUING_E_IO, c"TRUING_E_IO"),
@@ -82,6 +90,10 @@ pub const STATUSES: [(truing_status, &CStr); 26] = [
     (TRUING_E_CANCELLED, c"TRUING_E_CANCELLED"),
     (TRUING_E_BACKEND, c"TRUING_E_BACKEND"),
     (TRUING_E_INTERNAL, c"TRUING_E_INTERNAL"),
+    (TRUING_E_REWARD, c"TRUING_E_REWARD"),
+    (TRUING_E_PROBE_MISMATCH, c"TRUING_E_PROBE_MISMATCH"),
+    (TRUING_E_CALIBRATION_TOO_SMALL, c"TRUING_E_CALIBRATION_TOO_SMALL"),
+    (TRUING_E_NO_USEFUL_REGIME, c"TRUING_E_NO_USEFUL_REGIME"),
     (TRUING_E_BUSY, c"TRUING_E_BUSY"),
     (TRUING_E_BAD_HANDLE, c"TRUING_E_BAD_HANDLE"),
     (TRUING_E_POISONED, c"TRUING_E_POISONED"),

@@ -180,6 +180,31 @@ pub unsafe fn read_options<T: Versioned>(from: *const T, name: &str) -> Result<O
     Ok(Some(read))
 }
 
+/// Most structs in a list.
+const MOST_LISTED: usize = 1024;
+
+/// Reads the structs that a list of `n` pointers names.
+/// # Safety
+/// `list` has `n` pointers, each to as many bytes as its first member says.
+pub unsafe fn listed<T: Versioned>(
+    list: *const *const T,
+    n: usize,
+    field: &str,
+    name: &str,
+) -> Result<Vec<T>> {
+    if n > MOST_LISTED {
+        return Err(Failure::invalid(format!("n_{field}: expected at most {MOST_LISTED}, found {n}")));
+    }
+    // SAFETY: the caller's promise.
+    let pointers = unsafe { slice(list, n, field) }?;
+    let read = |(i, pointer): (usize, &*const T)| {
+        // SAFETY: as above.
+        unsafe { read_options(*pointer, name) }?
+            .ok_or_else(|| Failure::invalid(format!("{field}[{i}]: expected a {name}, found NULL")))
+    };
+    pointers.iter().enumerate().map(read).collect()
+}
+
 /// Writes a result struct as far as the caller's version of it reaches; `struct_size` stays.
 /// # Safety
 /// `to` is NULL or points to as many writable bytes as its first member says.

@@ -1,6 +1,6 @@
 //! What this library is.
 
-use crate::guard::guard;
+use crate::handle::guard;
 use crate::text::{put_text, text};
 use serde_json::json;
 use std::ffi::{CStr, c_char};

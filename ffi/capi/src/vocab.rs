@@ -1,6 +1,6 @@
 //! Text to token ids and back, and chat templates.
 
-use crate::guard::Handle;
+use crate::handle::Handle;
 use crate::model::{Opened, truing_model};
 use crate::status::{Failure, Result, truing_status};
 use crate::text::{Versioned, put, put_text, read_options, set, slice, text, wanted};

@@ -73,7 +73,16 @@ layouts! {
     truing_session_options { struct_size, profile_folder, profile_folder_len }
     truing_event { struct_size, kind, finish, text, text_len }
     truing_generate_options {
-        struct_size, on_event, on_logits, user_data, seed, max_tokens, deadline_ms, flags, reserved,
+        struct_size, on_event, on_logits, user_data, seed, max_tokens, deadline_ms, flags, reserved, rewards, n_rewards,
+        guards, n_guards,
+    }
+    truing_reward { struct_size, score, user_data, name, name_len, weight, least, most, step, flags, reserved }
+    truing_candidate { struct_size, prompt, prompt_len, text, text_len, is_closed, reserved }
+    truing_score { struct_size, value, least, most, satisfied, reserved }
+    truing_guard { struct_size, check, user_data, name, name_len, action, reserved }
+    truing_guarded { struct_size, text, text_len, token_start, n_tokens, token, is_end }
+    truing_probe_info {
+        struct_size, position, n_layers, threshold_low, threshold_high, auroc, hits_at_1_percent,
     }
     truing_result {
         struct_size, finish, satisfied, n_prompt, n_cached, n_generated, text_len, logprob, prefill_s, decode_s,

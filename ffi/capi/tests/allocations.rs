@@ -96,7 +96,7 @@ fn main() {
                 max_tokens: 0,
                 deadline_ms: 60_000,
                 flags: TRUING_GENERATE_IGNORE_EOS | TRUING_GENERATE_SHOW_SPECIAL,
-                reserved: 0,
+                ..Default::default()
             };
             assert_eq!(truing_session_generate(session, &raw const generate, null_mut()), TRUING_OK);
             // the first tokens make buffers grow to their size; the last event comes with the finished text

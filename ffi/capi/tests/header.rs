@@ -3,8 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// In the order of the header.
-const SOURCES: [&str; 9] =
-    ["status", "version", "log", "model", "vocab", "context", "session", "generate", "saved"];
+const SOURCES: [&str; 14] = [
+    "status", "version", "log", "model", "vocab", "context", "profile", "session", "cancel", "rewards",
+    "guards", "generate", "probe", "saved",
+];
 
 fn folder() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

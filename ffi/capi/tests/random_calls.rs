@@ -98,7 +98,7 @@ impl Walk {
             max_tokens: d.one_of(&[0, 1, 4, 1000, u64::MAX]),
             deadline_ms: d.one_of(&[0, 0, 1, u64::MAX]),
             flags: d.below(9) as u32,
-            reserved: 0,
+            ..Default::default()
         };
         let mut result = truing_result { struct_size: size_of::<truing_result>(), ..Default::default() };
         // SAFETY: a live session or NULL; structs with their sizes.

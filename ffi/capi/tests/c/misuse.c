@@ -6,6 +6,7 @@
 #define _POSIX_C_SOURCE 200809L
 #include <math.h>
 #include <pthread.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -122,7 +123,7 @@ static void structs(void) {
     memset(&options, 0, sizeof options);
     memset(&result, 0, sizeof result);
     EXPECT(truing_session_generate(session, &options.known, NULL), TRUING_E_STRUCT_SIZE);
-    options.known.struct_size = sizeof options.known - 8;
+    options.known.struct_size = offsetof(truing_generate_options, rewards) - 8; /* less than the first version */
     EXPECT(truing_session_generate(session, &options.known, NULL), TRUING_E_STRUCT_SIZE);
     options.known.struct_size = (size_t)1 << 40;
     EXPECT(truing_session_generate(session, &options.known, NULL), TRUING_E_STRUCT_SIZE);
@@ -529,6 +530,257 @@ static void unsatisfiable(void) {
     truing_session_free(session);
 }
 
+struct judged {
+    int n_tokens, n_ends, code;
+    size_t object_at;
+    truing_session *session;
+};
+
+static int32_t judge(void *user_data, const truing_guarded *guarded, size_t *from) {
+    struct judged *j = user_data;
+    THAT(guarded->struct_size >= sizeof *guarded && *from == guarded->token_start);
+    THAT(guarded->token_start <= guarded->text_len);
+    if (j->session) {
+        EXPECT(truing_session_generate(j->session, NULL, NULL), TRUING_E_BUSY);
+        truing_session_free(j->session); /* refused */
+    }
+    if (guarded->is_end) {
+        j->n_ends++;
+        return TRUING_GUARD_CLEAR;
+    }
+    j->n_tokens++;
+    if (j->code == TRUING_GUARD_OBJECT && guarded->n_tokens < 3) return TRUING_GUARD_CLEAR;
+    if (j->code == TRUING_GUARD_OBJECT) *from = j->object_at;
+    return j->code;
+}
+
+static int32_t count_text(void *user_data, const truing_event *event) {
+    if (event->kind == TRUING_EVENT_TEXT) *(size_t *)user_data += event->text_len;
+    return 0;
+}
+
+static void own_guards(void) {
+    truing_session *session = session_of(PROFILE);
+    truing_session *searching = session_of("[limits]\nmax_tokens = 6\n[search]\nmethod = \"best_of\"\nsamples = 2\n"
+                                           "[[reward]]\nkind = \"repetition\"\n");
+    struct judged judged = {0, 0, TRUING_GUARD_CLEAR, 0, NULL};
+    truing_guard guard, broken;
+    const truing_guard *guards[2];
+    truing_generate_options options;
+    truing_result result;
+    size_t n_shown = 0;
+    char report[4096];
+
+    memset(&guard, 0, sizeof guard);
+    memset(&options, 0, sizeof options);
+    memset(&result, 0, sizeof result);
+    guard.struct_size = sizeof guard;
+    guard.check = judge;
+    guard.user_data = &judged;
+    guard.name = "mine";
+    guard.name_len = TRUING_CSTR;
+    options.struct_size = sizeof options;
+    result.struct_size = sizeof result;
+    options.guards = guards;
+    options.n_guards = 1;
+    guards[0] = guards[1] = &guard;
+
+    judged.session = session;
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(judged.n_tokens == 6 && judged.n_ends == 1 && result.n_generated == 6);
+    judged.session = NULL;
+
+    /* what is objected to is never shown */
+    options.on_event = count_text;
+    options.user_data = &n_shown;
+    judged.code = TRUING_GUARD_OBJECT;
+    guard.action = TRUING_GUARD_STOP;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(result.finish == TRUING_FINISH_GUARDED && result.text_len == 0 && n_shown == 0);
+    EXPECT(truing_session_report(session, report, sizeof report, NULL), TRUING_OK);
+    THAT(strstr(report, "\"guard\":\"mine\"") != NULL);
+    guard.action = TRUING_GUARD_REFUSE;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(result.finish == TRUING_FINISH_REFUSED && result.text_len > 0 && n_shown == result.text_len);
+    guard.action = TRUING_GUARD_BACKTRACK;
+    judged.object_at = SIZE_MAX; /* behind all: the last token is meant */
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    EXPECT(truing_session_report(session, report, sizeof report, NULL), TRUING_OK);
+    THAT(strstr(report, "\"action\":\"prefix\"") != NULL); /* it goes on with the refusal's words */
+
+    /* a guard that fails lets nothing through */
+    judged.code = 77;
+    n_shown = 0;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(result.finish == TRUING_FINISH_REFUSED && n_shown == result.text_len);
+    judged.code = TRUING_GUARD_HOLD; /* shown in the end, all at once */
+    n_shown = 0;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(n_shown == result.text_len && result.n_generated == 6);
+
+    judged.code = TRUING_GUARD_CLEAR;
+    options.flags = TRUING_GENERATE_IGNORE_EOS;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    options.flags = 0;
+    EXPECT(truing_session_generate(searching, &options, NULL), TRUING_E_UNSUPPORTED);
+    guard.action = 9;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    guard.action = 0;
+    guard.struct_size = 8;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_STRUCT_SIZE);
+    guard.struct_size = sizeof guard;
+    guard.name = "\xff";
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_BAD_UTF8);
+    guard.name = NULL;
+    broken = guard;
+    broken.check = NULL;
+    guards[0] = &broken;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    guards[0] = NULL;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    options.n_guards = SIZE_MAX;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    options.guards = NULL;
+    options.n_guards = 1;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    guards[0] = &guard;
+    options.guards = guards;
+    options.n_guards = 2;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    options.struct_size = offsetof(truing_generate_options, rewards); /* a program built with the first header */
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    judged.n_tokens = 0;
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(judged.n_tokens == 0);
+    truing_session_free(session);
+    truing_session_free(searching);
+}
+
+struct scorer {
+    int n_calls, n_closed, code;
+    double value, sign;
+    truing_session *session;
+};
+
+static int32_t score_length(void *user_data, const truing_candidate *candidate, truing_score *score) {
+    struct scorer *s = user_data;
+    s->n_calls++;
+    s->n_closed += candidate->is_closed;
+    if (s->session) EXPECT(truing_session_generate(s->session, NULL, NULL), TRUING_E_BUSY);
+    score->value = s->value != 0 ? s->value : s->sign * (double)candidate->text_len;
+    return s->code;
+}
+
+static void own_rewards(void) {
+    static const char SEARCH[] = "[limits]\nmax_tokens = 8\n[sampling]\ntemperature = 1.0\nseed = 3\n"
+                                 "[search]\nmethod = \"best_of\"\nsamples = 6\n";
+    truing_session *session = session_of(SEARCH), *plain = session_of(PROFILE);
+    struct scorer scorer = {0, 0, 0, 0, 1, NULL};
+    truing_reward reward;
+    const truing_reward *rewards[1];
+    truing_generate_options options;
+    truing_result result;
+    size_t longest, shortest;
+    char report[8192];
+
+    memset(&reward, 0, sizeof reward);
+    memset(&options, 0, sizeof options);
+    memset(&result, 0, sizeof result);
+    reward.struct_size = sizeof reward;
+    reward.score = score_length;
+    reward.user_data = &scorer;
+    reward.name = "length";
+    reward.name_len = 6;
+    reward.least = -1000;
+    reward.most = 1000;
+    options.struct_size = sizeof options;
+    result.struct_size = sizeof result;
+    options.rewards = rewards;
+    options.n_rewards = 1;
+    rewards[0] = &reward;
+
+    EXPECT(truing_session_generate(session, NULL, NULL), TRUING_E_BAD_PROFILE); /* nothing to look for */
+    scorer.session = session;
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    longest = result.text_len;
+    THAT(scorer.n_calls >= 6 && scorer.n_closed > 0);
+    EXPECT(truing_session_report(session, report, sizeof report, NULL), TRUING_OK);
+    THAT(strstr(report, "\"length\"") != NULL);
+    scorer.sign = -1;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    shortest = result.text_len;
+    THAT(shortest < longest);
+    reward.weight = -1; /* away from the shortest */
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+    EXPECT(truing_session_generate(session, &options, &result), TRUING_OK);
+    THAT(result.text_len == longest);
+    reward.weight = 0;
+    EXPECT(truing_session_prompt(session, IDS, 3), TRUING_OK);
+
+    scorer.value = NAN;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_REWARD);
+    scorer.value = 1001;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_REWARD);
+    scorer.value = 0;
+    scorer.code = 1;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_CANCELLED);
+    scorer.code = 0;
+    reward.least = 1000;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.least = NAN;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.least = -1000;
+    reward.step = -1;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.step = 0;
+    reward.weight = INFINITY;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.weight = 0;
+    reward.flags = 64;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.flags = TRUING_REWARD_CHEAP | TRUING_REWARD_NEEDS_CLOSED;
+    reward.score = NULL;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    reward.score = score_length;
+    EXPECT(truing_session_generate(plain, &options, NULL), TRUING_E_UNSUPPORTED); /* no search */
+    rewards[0] = NULL;
+    EXPECT(truing_session_generate(session, &options, NULL), TRUING_E_INVALID_ARGUMENT);
+    truing_session_free(session);
+    truing_session_free(plain);
+}
+
+static void probes(void) {
+    truing_session *session = session_of(PROFILE);
+    truing_probe *probe = NULL;
+    truing_probe_info info;
+    float score = 7;
+    size_t n = 0;
+
+    memset(&info, 0, sizeof info);
+    EXPECT(truing_probe_open(NULL, path, TRUING_CSTR, &probe), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_probe_open(model, NULL, 3, &probe), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_probe_open(model, "there is no such file", TRUING_CSTR, &probe), TRUING_E_IO);
+    EXPECT(truing_probe_open(model, path, TRUING_CSTR, &probe), TRUING_E_BAD_FILE); /* a model is no probe */
+    EXPECT(truing_probe_open_memory(model, "no probe", 8, &probe), TRUING_E_BAD_FILE);
+    EXPECT(truing_probe_open_memory(model, NULL, 8, &probe), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_probe_get_info(NULL, &info), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_probe_get_info((truing_probe *)session, &info), TRUING_E_BAD_HANDLE);
+    EXPECT(truing_context_probe(context, NULL, IDS, 3, 3, &score, 1, &n), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_context_probe(context, (truing_probe *)context, IDS, 3, 3, &score, 1, &n), TRUING_E_BAD_HANDLE);
+    EXPECT(truing_session_probe(session, NULL, &score), TRUING_E_INVALID_ARGUMENT);
+    EXPECT(truing_session_probe(session, (truing_probe *)model, &score), TRUING_E_BAD_HANDLE);
+    THAT(probe == NULL && score == 7);
+    truing_probe_free(NULL);
+    truing_session_free(session);
+}
+
 int main(int argc, char **argv) {
     truing_context_options options;
     memset(&options, 0, sizeof options);
@@ -553,6 +805,9 @@ int main(int argc, char **argv) {
     embeddings();
     searches();
     unsatisfiable();
+    own_guards();
+    own_rewards();
+    probes();
     truing_model_free(model); /* before the context: it keeps what it needs */
     {
         truing_session *session = session_of(PROFILE);
