@@ -101,6 +101,8 @@ fn foreign(profile: &Profile) -> Option<&'static str> {
     let prompt = &profile.prompt;
     let asked = [
         ("[nudge]", profile.nudge.is_some()),
+        ("[adapters]", !profile.adapters.is_empty()),
+        ("[control]", profile.control.is_some()),
         ("a reward that asks a model", profile.reward.iter().any(|r| r.model.is_some() || r.base.is_some())),
         ("prompt.prefill", prompt.prefill.is_some() || prompt.prefill_policy.is_some()),
         ("prompt.exemplars", prompt.instruction.is_some() || !prompt.exemplars.is_empty()),

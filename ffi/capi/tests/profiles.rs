@@ -111,6 +111,8 @@ fn what_a_session_does_not_do_is_refused() {
     let opened = Opened::new();
     for profile in [
         "[nudge]\nmodel = \"smollm2\"\n",
+        "[control]\npath = \"c.gguf\"\n",
+        "[adapters.a]\npath = \"a.gguf\"\n",
         "[prompt]\nprefill = \"Sure\"\n",
         "[search]\nmethod = \"best_of\"\n[[reward]]\nkind = \"judge\"\nmodel = \"smollm2\"\n",
     ] {
