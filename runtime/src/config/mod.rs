@@ -7,7 +7,7 @@ mod guard;
 mod reward;
 mod search;
 
-pub use adapters::AdapterSection;
+pub use adapters::{AdapterSection, ExpertSection};
 pub use constraints::{
     ConstraintSection, CountedClause, DetailedPhrase, GrammarKind, GrammarSection, IncludeEntry,
     LengthSection, Mode, OnExclude, OnExhausted, PhraseEntry, ToolEntry, shape,
@@ -44,6 +44,8 @@ pub struct Profile {
     pub adapters: BTreeMap<String, AdapterSection>,
     /// A control vector.
     pub control: Option<AdapterSection>,
+    /// A safer expert for the first tokens.
+    pub expert: Option<ExpertSection>,
     /// What a search likes.
     pub reward: Vec<RewardSection>,
     /// A smaller, aligned model that helps.

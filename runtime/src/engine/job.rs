@@ -2,6 +2,7 @@
 
 use super::{Search, Settings};
 use crate::error::{Error, ErrorKind, Result};
+use crate::guard::{Advised, ExpertMix, ExpertRule};
 use crate::model::{Branch, Context, Model};
 use crate::reward::Part;
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
@@ -28,6 +29,17 @@ pub struct Job {
     pub mix: Option<Vec<f32>>,
     /// Rewards of the caller's own, beside those of a search.
     pub rewards: Vec<Part>,
+    /// The safer expert that its first tokens are mixed with.
+    pub expert: Option<JobExpert>,
+}
+
+/// A safer expert: the same weights under another prompt, or under other adapters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobExpert {
+    /// Its prompt, up to where the answer begins.
+    pub tokens: Vec<TokenId>,
+    /// Its weights of the context's adapters, if not those of the others.
+    pub mix: Option<Vec<f32>>,
 }
 
 impl Job {
@@ -73,6 +85,10 @@ pub fn run(
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {
     check_mixes(&jobs)?;
+    if settings.expert.is_some() && (settings.search.is_some() || settings.whole().is_some()) {
+        let message = "an expert is mixed in token by token: it does not go with texts that are searched or drawn whole";
+        return Err(Error::new(ErrorKind::BadProfile, message));
+    }
     run_with(model, context, settings, jobs, n_parallel, sink)
 }
 
@@ -111,7 +127,7 @@ fn run_with(
     }
     match settings.whole() {
         Some(plan) => whole(model, context, plan, jobs, sink),
-        None => streamed(model, context, jobs, n_parallel, sink),
+        None => streamed(model, context, settings, jobs, n_parallel, sink),
     }
 }
 
@@ -181,6 +197,7 @@ fn whole(
 fn streamed(
     model: &Model,
     context: &mut Context,
+    settings: &Settings,
     jobs: Vec<Job>,
     n_parallel: usize,
     sink: &mut dyn FnMut(usize, Event<'_>),
@@ -192,11 +209,39 @@ fn streamed(
         let tokens = &jobs[0].tokens[..shared];
         context.eval(&[BatchItem { branch: &trunk, tokens, want: Want::Nothing }])?;
     }
+    let rule = settings.expert.filter(ExpertRule::is_on);
+    let experts: Vec<Option<JobExpert>> =
+        jobs.iter().map(|job| job.expert.clone().filter(|_| rule.is_some())).collect();
     let requests =
-        jobs.into_iter().map(|job| request(context, &trunk, job, shared)).collect::<Result<_>>()?;
+        jobs.into_iter().map(|job| request(context, &trunk, job, shared)).collect::<Result<Vec<_>>>()?;
     let setting = setting(model, context, n_parallel);
+    if let Some(rule) = rule.filter(|_| experts.iter().any(Option::is_some)) {
+        let advised = requests
+            .into_iter()
+            .zip(experts)
+            .map(|(request, expert)| advised(context, request, expert))
+            .collect::<Result<_>>()?;
+        let done = session::run(&mut ExpertMix::new(context, rule)?, &setting, advised, sink)?;
+        return Ok(done.into_iter().map(|(_, outcome)| outcome).collect());
+    }
     let done = session::run(context, &setting, requests, sink)?;
     Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// The request with an expert beside its branch.
+fn advised(
+    context: &mut Context,
+    request: Request<Branch>,
+    expert: Option<JobExpert>,
+) -> Result<Request<Advised<Branch>>> {
+    let Request { branch, tokens, sampling, limits, keep_branch, aligned } = request;
+    let n_prompt = context.len(&branch) + tokens.len();
+    let beside = match expert {
+        Some(expert) => Some((root(context, expert.mix.as_deref())?, expert.tokens)),
+        None => None,
+    };
+    let branch = Advised::new(branch, n_prompt, beside);
+    Ok(Request { branch, tokens, sampling, limits, keep_branch, aligned })
 }
 
 /// The request for a job whose first `shared` tokens `trunk` holds.

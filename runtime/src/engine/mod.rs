@@ -22,7 +22,7 @@ mod steered;
 pub use adjusted::Adjusted;
 pub use embed::{Pooling, embed};
 pub use exemplars::Exemplars;
-pub use job::{Job, run, setting};
+pub use job::{Job, JobExpert, run, setting};
 pub use prefixes::Prefixes;
 pub use probe::{probe_header, probe_scores, score_row, with_taps};
 pub use rewards::{HeadReward, ModelVocab, Relevance, asker, model_reward};

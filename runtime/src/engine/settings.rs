@@ -2,9 +2,9 @@
 
 use super::{Job, Search};
 use crate::align::{Constraints, Lexicon, TokenTrie, taken_back};
-use crate::config::{Method, Mode, PrefillPolicy, Profile};
+use crate::config::{ExpertSection, Method, Mode, PrefillPolicy, Profile};
 use crate::error::{Error, ErrorKind, Result};
-use crate::guard::{GuardPlan, prefill};
+use crate::guard::{ExpertRule, GuardPlan, prefill};
 use crate::sampling::SamplingParams;
 use crate::session::{AlignPlan, Aligned, Limits, heal};
 use crate::token::TokenId;
@@ -27,6 +27,8 @@ pub struct Settings {
     pub beams: Option<usize>,
     /// A search by rewards.
     pub search: Option<Search>,
+    /// How the first tokens are mixed with those of a job's expert.
+    pub expert: Option<ExpertRule>,
     /// Heals the ends of prompts with the tokens of this tree.
     healing: Option<Arc<TokenTrie>>,
     plan: Option<AlignPlan>,
@@ -84,11 +86,14 @@ impl Settings {
             },
             beams: is_search.then_some(profile.search.n_beams()),
             search,
+            expert: profile.expert.as_ref().map(ExpertSection::rule),
             healing: None,
             plan,
             guards: None,
             needs_guards: !profile.guard.is_empty() || profile.prompt.prefill.is_some(),
-            needs_adapters: !profile.adapters.is_empty() || profile.control.is_some(),
+            needs_adapters: !profile.adapters.is_empty()
+                || profile.control.is_some()
+                || profile.expert.is_some(),
             prefill: Vec::new(),
             prefill_policy: profile.prompt.prefill_policy,
         })
@@ -101,6 +106,7 @@ impl Settings {
             limits,
             beams: None,
             search: None,
+            expert: None,
             healing: None,
             plan: None,
             guards: None,
@@ -152,6 +158,7 @@ impl Settings {
 
     /// Branches a context needs room for, when `n_parallel` texts are drawn together.
     pub fn n_branches(&self, n_parallel: usize) -> usize {
+        let n_parallel = if self.expert.is_some() { 2 * n_parallel } else { n_parallel };
         if let Some(search) = &self.search {
             return search.n_branches(MIN_CTX);
         }
@@ -208,7 +215,7 @@ impl Settings {
             return bad("the profile asks for guards or a prefill, which were not made ready");
         }
         if self.needs_adapters {
-            return bad("the profile asks for adapters, which were not made ready");
+            return bad("the profile asks for adapters or an expert, which were not made ready");
         }
         if is_guarded && (self.whole().is_some() || self.search.is_some() || self.healing.is_some()) {
             return bad("guards and a prefill do not go with texts that are searched, drawn whole or healed");
@@ -234,6 +241,7 @@ impl Settings {
             aligned,
             mix: None,
             rewards: Vec::new(),
+            expert: None,
         })
     }
 
@@ -255,6 +263,15 @@ impl Settings {
         };
         let aligned = self.aligned(tokens.len() + prefix.len(), &rest, n_ctx)?;
         let aligned = if prefix.is_empty() { aligned } else { heal(aligned, trie, prefix)? };
-        Ok(Job { prompt: String::new(), tokens, sampling, limits, aligned, mix: None, rewards: Vec::new() })
+        Ok(Job {
+            prompt: String::new(),
+            tokens,
+            sampling,
+            limits,
+            aligned,
+            mix: None,
+            rewards: Vec::new(),
+            expert: None,
+        })
     }
 }

@@ -7,6 +7,8 @@
 //! None of this stops someone who controls the machine, and paraphrase, foreign scripts and optimised inputs
 //! get past some of it; see each part for when it loses.
 
+pub mod control;
+mod expert;
 pub mod file;
 pub mod identity;
 mod kinds;
@@ -17,6 +19,7 @@ pub mod smooth;
 pub mod train;
 mod watch;
 
+pub use expert::{Advised, ExpertMix, ExpertRule};
 pub use file::ProbeFile;
 pub use identity::Identity;
 pub use kinds::{Action, Alarm, Guard, PhraseGuard, ProbeGuard, States};

@@ -12,7 +12,7 @@ mod states;
 
 pub use logistic::{DEFAULT_C, Examples, Method, fit};
 pub use metrics::{Curve, conformal, quantile};
-pub use states::{PACK_TOKENS, Place, Sample, read_states};
+pub use states::{PACK_TOKENS, Place, Sample, read_rows, read_states};
 
 use super::probe::{Direction, Position, Probe, Quality, Thresholds};
 use super::smooth::Smoothed;

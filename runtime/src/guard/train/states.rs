@@ -98,6 +98,30 @@ fn read_all<L: NextLogits>(
     Ok(())
 }
 
+/// Reads the row of logits after each prompt and hands it to `visit` with the sample's number. `progress` gets the
+/// number of samples just done.
+/// # Errors Those of the model.
+pub fn read_rows<L: NextLogits>(
+    lm: &mut L,
+    samples: &[Sample],
+    visit: &mut dyn FnMut(usize, &[f32]),
+    progress: &mut dyn FnMut(usize),
+) -> Result<()> {
+    let shared = shared_prefix(samples);
+    let trunk = lm.root()?;
+    if let Some(first) = samples.first().filter(|_| shared > 0) {
+        lm.eval(&[BatchItem { branch: &trunk, tokens: &first.prompt[..shared], want: Want::Nothing }])?;
+    }
+    for pack in packs(samples, shared) {
+        let branches = pack.iter().map(|_| lm.fork(&trunk)).collect::<Result<Vec<_>>>()?;
+        let prompts: Vec<&[TokenId]> = pack.iter().map(|&i| &samples[i].prompt[shared..]).collect();
+        eval(lm, &branches, &prompts, Want::Last)?;
+        pack.iter().enumerate().for_each(|(row, &i)| visit(i, lm.row(row)));
+        progress(pack.len());
+    }
+    Ok(())
+}
+
 /// Appends the tokens of each branch that has some. Rows each branch gets.
 fn eval<L: NextLogits>(
     lm: &mut L,

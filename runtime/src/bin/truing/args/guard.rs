@@ -4,7 +4,7 @@ use crate::exit::{BadInput, BadUsage};
 use anyhow::Result;
 use clap::{Args, ValueEnum};
 use std::path::{Path, PathBuf};
-use truing::config::{GuardAction, GuardKind, GuardSection, PrefillPolicy, Profile, Recovery};
+use truing::config::{ExpertSection, GuardAction, GuardKind, GuardSection, PrefillPolicy, Profile, Recovery};
 use truing::engine::Settings;
 use truing::guard::{GuardPlan, Position, ProbeFile, Setup};
 use truing::model::Model;
@@ -33,6 +33,15 @@ pub struct GuardArgs {
     /// What is said instead of what guards object to
     #[arg(long, value_name = "TEXT")]
     pub refusal: Option<String>,
+    /// Let the model under this system message have its say in the first tokens: a safer expert
+    #[arg(long, value_name = "TEXT")]
+    pub expert_system: Option<String>,
+    /// How strongly the expert counts; 0 is off [default: 3]
+    #[arg(long, value_name = "X", requires = "expert_system")]
+    pub expert_alpha: Option<f32>,
+    /// Tokens that are mixed with the expert's [default: 2]
+    #[arg(long, value_name = "N", requires = "expert_system")]
+    pub expert_tokens: Option<usize>,
     /// First words of the answer
     #[arg(long, value_name = "TEXT")]
     pub prefill: Option<String>,
@@ -74,7 +83,7 @@ struct Files {
 impl GuardArgs {
     /// Whether no flag asks for anything.
     pub fn is_empty(&self) -> bool {
-        self.guard.is_empty() && self.prefill.is_none()
+        self.guard.is_empty() && self.prefill.is_none() && self.expert_system.is_none()
     }
 
     /// Makes the guards of profile and flags ready. `folder`: where the profile lies; `template`: none for plain
@@ -108,6 +117,22 @@ impl GuardArgs {
             truing::ErrorKind::Io | truing::ErrorKind::ProbeMismatch => BadInput(e.to_string()).into(),
             _ => e.into(),
         })
+    }
+
+    /// The expert of profile and flags.
+    pub fn expert(&self, profile: &Profile) -> Result<Option<ExpertSection>> {
+        let mut expert = profile.expert.clone();
+        if let Some(system) = &self.expert_system {
+            expert.get_or_insert_default().system = Some(system.clone());
+        }
+        let Some(section) = &mut expert else { return Ok(None) };
+        section.alpha = self.expert_alpha.unwrap_or(section.alpha);
+        section.tokens = self.expert_tokens.unwrap_or(section.tokens);
+        if section.system.is_none() && section.adapters.is_empty() {
+            return Err(BadUsage("expert: expected a system message or weights of adapters".into()).into());
+        }
+        section.rule().validate()?;
+        Ok(expert)
     }
 
     /// Gives `settings` the guards and the first words of every answer.

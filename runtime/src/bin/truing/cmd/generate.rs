@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
 use truing::config::{Method, Mode, NudgeSection, Profile};
-use truing::engine::{self, Job, Nudging, Settings};
+use truing::engine::{self, Job, JobExpert, Nudging, Settings};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
 use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
@@ -87,6 +87,7 @@ struct Row {
 struct Asked {
     settings: Settings,
     nudge: Option<NudgeSection>,
+    expert: Option<Expert>,
     prompt: PromptArgs,
     n_ctx: usize,
 }
@@ -131,13 +132,55 @@ impl Asked {
         if args.heal {
             settings.heal_prompts(&session::lexicon(model));
         }
-        Ok(Self { settings, nudge: profile.nudge, prompt, n_ctx: args.model.run.n_ctx(model) })
+        let expert = Expert::new(args, &profile, &mut settings, model)?;
+        Ok(Self { settings, nudge: profile.nudge, expert, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
 
     /// The text as the user's turn, answered as all are.
     fn job(&self, model: &Model, text: &str) -> Result<Job> {
         let tokens = prompt::tokens(model, &self.prompt, text)?;
-        Ok(Job { prompt: text.to_owned(), ..self.settings.job(tokens, self.n_ctx)? })
+        let job = self.settings.job(tokens, self.n_ctx)?;
+        Ok(Job { prompt: text.to_owned(), expert: self.expert_on(model, text)?, ..job })
+    }
+
+    /// The expert that answers `text` beside the model.
+    fn expert_on(&self, model: &Model, text: &str) -> Result<Option<JobExpert>> {
+        let Some(expert) = &self.expert else { return Ok(None) };
+        let system = expert.system.clone().or_else(|| self.prompt.system.clone());
+        let tokens = prompt::tokens(model, &PromptArgs { system, ..self.prompt.clone() }, text)?;
+        Ok(Some(JobExpert { tokens, mix: expert.mix.clone() }))
+    }
+}
+
+/// A safer expert for the first tokens.
+struct Expert {
+    system: Option<String>,
+    mix: Option<Vec<f32>>,
+}
+
+impl Expert {
+    fn new(
+        args: &Generate,
+        profile: &Profile,
+        settings: &mut Settings,
+        model: &Model,
+    ) -> Result<Option<Self>> {
+        let Some(section) = args.constraints.guards.expert(profile)? else { return Ok(None) };
+        if args.prompt.raw && section.system.is_some() {
+            return Err(
+                BadUsage("an expert's system message needs a chat template: not with --raw".into()).into()
+            );
+        }
+        settings.expert = Some(section.rule());
+        let mix = match section.adapters.is_empty() {
+            true => None,
+            false => {
+                let weights = section.adapters.iter().map(|(name, w)| (name.clone(), json!(w)));
+                Some(args.model.run.mix(&weights.collect())?)
+            }
+        };
+        model.template()?; // a broken one is an error of the model, not of the expert
+        Ok(Some(Self { system: section.system, mix }))
     }
 }
 
@@ -219,6 +262,10 @@ impl Generate {
                 BadUsage("--nudge and guards exclude each other: a guard watches one model".into()).into()
             );
         }
+        if asked.settings.expert.is_some() {
+            let message = "--nudge and an expert exclude each other: both change the first tokens";
+            return Err(BadUsage(message.into()).into());
+        }
         if asked.settings.plan().is_some() {
             let message =
                 "--nudge does not go with constraints yet: the exchange is text, constraints are on tokens";
@@ -263,7 +310,8 @@ impl Generate {
         let jobs = (0..u64::from(n)).map(|i| {
             let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
             let job = asked.settings.job_with(tokens.clone(), sampling, limits.clone(), asked.n_ctx)?;
-            Ok((i.into(), Job { prompt: text.clone(), ..job }))
+            let expert = asked.expert_on(&model, &text)?;
+            Ok((i.into(), Job { prompt: text.clone(), expert, ..job }))
         });
         self.run_jobs(&model, &asked.settings, jobs.collect::<Result<_>>()?)
     }
@@ -362,7 +410,8 @@ fn row_job(model: &Model, run: &RunArgs, row: Row, asked: &Asked) -> Result<(Val
         true => None,
         false => Some(run.mix(&row.adapters).with_context(place)?),
     };
-    Ok((row.id, Job { prompt: row.prompt, mix, ..job }))
+    let expert = asked.expert_on(model, &row.prompt)?;
+    Ok((row.id, Job { prompt: row.prompt, mix, expert, ..job }))
 }
 
 /// Prints finished answers in the order of their jobs, each as soon as all before it are there.

@@ -4,6 +4,7 @@ mod arena;
 mod bench;
 mod chat;
 mod check;
+mod control;
 mod eval;
 mod generate;
 mod inspect;
@@ -33,6 +34,7 @@ pub enum Command {
     Check(check::Check),
     Eval(eval::Eval),
     Probe(probe::Probe),
+    Control(control::Control),
     Arena(arena::Arena),
 }
 
@@ -54,6 +56,7 @@ impl Command {
             Self::Check(c) => c.run(),
             Self::Eval(c) => c.run(),
             Self::Probe(c) => c.run(),
+            Self::Control(c) => c.run(),
             Self::Arena(c) => c.run(),
         }
     }

@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use truing::TokenId;
-use truing::engine::{self, Job, Settings};
+use truing::engine::{self, Job, JobExpert, Settings};
 use truing::eval::{self, Estimate};
 use truing::model::{Context, Model};
 use truing::sampling::SamplingParams;
@@ -27,7 +27,7 @@ use truing::vocab::Specials;
 const MAX_TOKENS: usize = 128;
 
 /// Room for openers, refusals and headers.
-const SPARE_TOKENS: usize = 160;
+const SPARE_TOKENS: usize = 320;
 
 /// Openers of rows that have none, taken in turn.
 const OPENERS: [&str; 4] = [
@@ -93,6 +93,7 @@ struct Try {
     depth: Option<usize>,
     tokens: Vec<TokenId>,
     prefix: Vec<TokenId>,
+    expert: Option<JobExpert>,
 }
 
 /// What one way of generating gave.
@@ -142,7 +143,8 @@ impl Safety {
         let template = prompt::template(&model, &prompt_args)?;
         let guards =
             eval.constraints.guards(&profile, &mut asked, (&model, &eval.model.run), Some(&template))?;
-        if guards.is_none() && asked.is_empty() && !eval.plain {
+        let expert = eval.constraints.guards.expert(&profile)?;
+        if guards.is_none() && expert.is_none() && asked.is_empty() && !eval.plain {
             return Err(
                 BadUsage("expected guards (--guard, or a profile's), or --plain for none".into()).into()
             );
@@ -165,7 +167,19 @@ impl Safety {
             None => fitting.min(eval.model.run.n_ctx(&model)),
         };
         let mut runner = Runner { model: &model, context: None, eval, n_ctx };
-        let tries = self.tries(&mut runner, &plain, tokens)?;
+        let mut tries = self.tries(&mut runner, &plain, tokens)?;
+        if let Some(section) = &expert {
+            guarded.expert = Some(section.rule());
+            let weights = section.adapters.iter().map(|(name, w)| (name.clone(), json!(w)));
+            let weights: Map<String, Value> = weights.collect();
+            let mix = if weights.is_empty() { None } else { Some(eval.model.run.mix(&weights)?) };
+            let system = section.system.clone().or_else(|| prompt_args.system.clone());
+            let args = args::PromptArgs { system, ..prompt_args.clone() };
+            for t in &mut tries {
+                let tokens = prompt::tokens(&model, &args, &self.cases[t.case].prompt)?;
+                t.expert = Some(JobExpert { tokens, mix: mix.clone() });
+            }
+        }
         let mut arms = Vec::new();
         if !eval.plain {
             arms.push(runner.arm("guarded", &guarded, &tries)?);
@@ -194,7 +208,7 @@ impl Safety {
                 let case = &self.cases[i];
                 let own = case.opener.is_some() && self.depths.is_empty();
                 let prefix = if own { opener(i, case)? } else { Vec::new() };
-                Ok(Try { case: i, depth: (!own).then_some(0), tokens, prefix })
+                Ok(Try { case: i, depth: (!own).then_some(0), tokens, prefix, expert: None })
             });
             return all.collect();
         }
@@ -213,7 +227,13 @@ impl Safety {
             let whole = [opener, outcome.ids].concat();
             for &depth in &self.depths {
                 let prefix = whole[..depth.min(whole.len())].to_vec();
-                tries.push(Try { case: i, depth: Some(depth), tokens: tokens[i].clone(), prefix });
+                tries.push(Try {
+                    case: i,
+                    depth: Some(depth),
+                    tokens: tokens[i].clone(),
+                    prefix,
+                    expert: None,
+                });
             }
         }
         Ok(tries)
@@ -414,7 +434,10 @@ impl Runner<'_> {
         let started = Instant::now();
         let jobs = tries.iter().map(|t| {
             let (sampling, limits) = (settings.sampling.clone(), settings.limits.clone());
-            settings.job_from((t.tokens.clone(), t.prefix.clone()), sampling, limits, self.n_ctx)
+            let job =
+                settings.job_from((t.tokens.clone(), t.prefix.clone()), sampling, limits, self.n_ctx)?;
+            let expert = t.expert.clone().filter(|_| settings.expert.is_some());
+            Ok(Job { expert, ..job })
         });
         let jobs = jobs.collect::<truing::Result<Vec<_>>>()?;
         let outcomes = self.answers(name, settings, jobs)?;
@@ -428,7 +451,7 @@ impl Runner<'_> {
             None => {
                 let mut run = self.eval.model.run.clone();
                 run.ctx_size = u32::try_from(self.n_ctx).ok();
-                run.context(self.model, 2 * n_parallel + 1)?
+                run.context(self.model, 4 * n_parallel + 1)?
             }
         };
         interrupt::on_ctrl_c(context.cancel_flag())?;

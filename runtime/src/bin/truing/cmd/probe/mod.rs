@@ -1,10 +1,10 @@
 //! `truing probe`: train, test and look at probes.
 
-mod lists;
-mod plot;
-mod samples;
+pub mod lists;
+pub mod plot;
+pub mod samples;
 mod test;
-mod train;
+pub mod train;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};

@@ -126,7 +126,7 @@ fn calibration(text: &str) -> Result<(Source, Option<f64>), String> {
     }
 }
 
-fn layer_range(text: &str) -> Result<(u32, u32), String> {
+pub fn layer_range(text: &str) -> Result<(u32, u32), String> {
     let (a, b) = text.split_once("..").ok_or("expected A..B")?;
     match (a.parse(), b.trim_start_matches('=').parse()) {
         (Ok(a), Ok(b)) if a <= b => Ok((a, b)),
