@@ -2,7 +2,7 @@
 //! decoding, a shared prefix.
 //!
 //! `cargo run --release -p truing-benches --bin steering -- [DATA.jsonl [ROWS]]`, with the models `smollm2` and
-//! `gemma3-270m` in the cache. DATA holds rows `{prompt, concepts, forms}`; without it a few are built in. Everything
+//! `gemma3-270m` in the cache; `nudging` in place of the arguments measures that alone. DATA holds rows `{prompt, concepts, forms}`; without it a few are built in. Everything
 //! timed is checked: searches with and without their short cuts must give the same text.
 
 #![allow(clippy::panic, reason = "a bench without its models cannot go on")]
@@ -139,40 +139,74 @@ fn best_of(model: &Model) {
     println!("best of 8, 64 tokens: {together:.2} s, eight runs {apart:.2} s, ratio {:.2}", together / apart);
 }
 
+/// Seconds of a pass over `n` tokens that gives all rows, the least of several.
+fn pass(ctx: &mut Context, n: usize) -> f64 {
+    let branch = ctx.root().expect("branch");
+    let tokens: Vec<u32> = (0..n as u32).map(|i| 100 + i).collect();
+    ctx.eval(&[BatchItem { branch: &branch, tokens: &tokens, want: Want::Nothing }]).expect("eval");
+    let mut least = f64::INFINITY;
+    for _ in 0..8 {
+        ctx.truncate(&branch, n).expect("cut");
+        let started = Instant::now();
+        ctx.eval(&[BatchItem { branch: &branch, tokens: &tokens, want: Want::All }]).expect("eval");
+        least = least.min(started.elapsed().as_secs_f64());
+    }
+    least
+}
+
 fn nudging(base: &Model, nudger: &Model) {
     let (mut ctx, mut other) = (context(base, 2), context(nudger, 1));
-    let section = NudgeSection::by("smollm2");
+    let lengths = [1, 2, 4, 8, 16];
+    for (name, ctx) in [("base", &mut ctx), ("nudger", &mut other)] {
+        let times: Vec<String> =
+            lengths.iter().map(|n| format!("{n}: {:.1}", 1000.0 * pass(ctx, *n))).collect();
+        println!("pass of so many tokens, {name}, ms: {}", times.join(", "));
+    }
     let limits = Limits { max_tokens: Some(128), ..Limits::default() };
-    let (mut nudged_s, mut plain_s, mut n_tokens, mut rate) = (0.0, 0.0, 0, 0.0);
     let questions = [
         "Give me three tips for staying healthy.",
         "Explain how rain forms, in some detail.",
         "What should I see in Rome, and why?",
         "Write a short story about a lighthouse keeper.",
     ];
-    for question in questions {
-        let started = Instant::now();
-        let mut pair = Nudging { base: (base, &mut ctx), nudger: (nudger, &mut other) };
-        let outcome = pair.answer(&section, (None, question), &limits, &mut |_| {}).expect("answer");
-        nudged_s += started.elapsed().as_secs_f64();
-        rate += outcome.report.nudge.map_or(0.0, |n| n.nudge_rate) / questions.len() as f64;
-        let n = outcome.ids.len().max(1);
-        n_tokens += n;
-        let tokens =
-            prompt::raw(base, &section.prompt(None, question).expect("prompt"), false).expect("tokens").ids;
-        let started = Instant::now();
-        let branch = ctx.root().expect("branch");
-        let mut next = tokens;
-        for _ in 0..n {
-            ctx.eval(&[BatchItem { branch: &branch, tokens: &next, want: Want::Last }]).expect("eval");
-            next = vec![truing::kernels::argmax(ctx.row(0), None).expect("token")];
+    let mut lines = Vec::new();
+    for drafts in [true, false] {
+        let section = NudgeSection { drafts: Some(drafts), ..NudgeSection::by("smollm2") };
+        let (mut nudged_s, mut plain_s, mut n_tokens, mut rate, mut n_rounds) = (0.0, 0.0, 0, 0.0, 0);
+        let (mut base_evals, mut nudger_evals) = (0, 0);
+        for (i, question) in questions.into_iter().enumerate() {
+            let started = Instant::now();
+            let mut pair = Nudging { base: (base, &mut ctx), nudger: (nudger, &mut other), plans: None };
+            let outcome = pair.answer(&section, (None, question), &limits, &mut |_| {}).expect("answer");
+            nudged_s += started.elapsed().as_secs_f64();
+            let nudge = outcome.report.nudge.expect("nudged");
+            rate += nudge.nudge_rate / questions.len() as f64;
+            n_rounds += nudge.n_rounds;
+            base_evals += nudge.base_evals + nudge.scoring_evals;
+            nudger_evals += nudge.nudger_evals;
+            match lines.get(i) {
+                None => lines.push(outcome.text),
+                Some(text) => assert_eq!(*text, outcome.text, "drafts change nothing"),
+            }
+            let n = outcome.ids.len().max(1);
+            n_tokens += n;
+            let text = section.prompt(None, question).expect("prompt");
+            let started = Instant::now();
+            let branch = ctx.root().expect("branch");
+            let mut next = prompt::raw(base, &text, false).expect("tokens").ids;
+            for _ in 0..n {
+                ctx.eval(&[BatchItem { branch: &branch, tokens: &next, want: Want::Last }]).expect("eval");
+                next = vec![truing::kernels::argmax(ctx.row(0), None).expect("token")];
+            }
+            plain_s += started.elapsed().as_secs_f64();
         }
-        plain_s += started.elapsed().as_secs_f64();
+        println!(
+            "nudging{}: {nudged_s:.2} s for {n_tokens} tokens in {n_rounds} rounds, plain decoding {plain_s:.2} s, \
+             ratio {:.2}; nudge rate {rate:.2}; rows: base {base_evals}, nudger {nudger_evals}",
+            if drafts { "" } else { " without drafts" },
+            nudged_s / plain_s
+        );
     }
-    println!(
-        "nudging: {nudged_s:.2} s for {n_tokens} tokens, plain decoding {plain_s:.2} s, ratio {:.2}; nudge rate {rate:.2}",
-        nudged_s / plain_s
-    );
 }
 
 fn prefix(model: &Model) {
@@ -196,6 +230,9 @@ fn prefix(model: &Model) {
 }
 
 fn main() {
+    if std::env::args().nth(1).as_deref() == Some("nudging") {
+        return nudging(&open("gemma3-270m"), &open("smollm2"));
+    }
     let (small, large) = (open("smollm2"), open("gemma3-270m"));
     prefix(&small);
     best_of(&small);

@@ -111,6 +111,43 @@ fn a_base_model_is_nudged_by_one_of_another_family() {
     assert!(by("nudger") > 0 && by("base") > 0, "{found}");
     let rate = nudge["nudge_rate"].as_f64().expect("rate");
     assert!(rate > 0.0 && rate < 1.0, "{rate}");
+    let logprob = found["report"]["logprob"].as_f64().expect("the base scores the text");
+    assert!(logprob < 0.0 && logprob.is_finite(), "{logprob}");
+}
+
+#[test]
+fn nudged_answers_keep_constraints_and_come_in_batches() {
+    let (base, nudger) = (model("gemma3-270m"), model("smollm2"));
+    let rows = std::env::temp_dir().join(format!("truing-nudged-{}.jsonl", std::process::id()));
+    std::fs::write(&rows, "{\"id\": 7, \"prompt\": \"Name a fruit.\"}\n").expect("rows");
+    let rows_path = rows.to_str().expect("UTF-8 path");
+    let args = ["generate", &base, "--nudge", &nudger, "--batch", rows_path, "--max-tokens", "32"];
+    let found = json(&[&args[..], &["--include", "basket", "--words", "..14"]].concat());
+    std::fs::remove_file(&rows).expect("rows");
+    assert_eq!(
+        (&found["id"], &found["report"]["constraints"]["satisfied"]),
+        (&7.into(), &true.into()),
+        "{found}"
+    );
+    assert!(found["text"].as_str().expect("text").to_lowercase().contains("basket"), "{found}");
+    let asked = ["generate", &base, "--nudge", &nudger, "-p", "x"];
+    refused(&[&asked[..], &["--include", "a", "--beams", "2"]].concat(), 2, &["--nudge", "--beams"]);
+    refused(&[&asked[..], &["--regex", "a+", "--grammar-mode", "exact"]].concat(), 2, &["mask"]);
+}
+
+#[test]
+fn a_second_model_says_what_follows() {
+    let smollm2 = model("smollm2");
+    let asked = ["generate", &smollm2, "-p", "Name two rivers.", "--max-tokens", "6"];
+    let search =
+        ["--search", "transfer_q", "--candidates", "3", "--lookahead", "3", "--reward", "regex:[A-Z]"];
+    let found = json(&[&asked[..], &search, &["--guide", &smollm2, "--guide-system", "Shout."]].concat());
+    let report = &found["report"]["search"];
+    assert_eq!(report["method"], "transfer_q", "{found}");
+    assert!(report["n_evals"].as_u64().expect("evals") > 60, "the guide's rows count: {found}");
+    refused(&[&asked[..], &search].concat(), 2, &["search.guide"]);
+    let gemma = model("gemma3-270m");
+    refused(&[&asked[..], &search, &["--guide", &gemma]].concat(), 1, &["search.guide", "vocabular"]);
 }
 
 #[test]

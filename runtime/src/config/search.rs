@@ -1,5 +1,6 @@
 //! `[search]`: how texts are looked for, as written in a profile; `[nudge]`: which model helps.
 
+use super::reward::RewardSection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::reward::Combine;
 use crate::search::{Choose, SearchMethod, SearchParams};
@@ -51,6 +52,13 @@ pub struct SearchSection {
     pub reuse: Option<bool>,
     /// Drop candidates that cannot win. Saves work, changes nothing.
     pub prune: Option<bool>,
+    /// A second model, of the same vocabulary, that says what follows a token: with `transfer_q…` the one that was
+    /// aligned, with `deal` a cheaper one.
+    pub guide: Option<String>,
+    /// The system message that the guide is shown, if not the request's own prompt alone.
+    pub guide_system: Option<String>,
+    /// The reward that the guide was aligned for: `transfer_q_indirect`, `transfer_q_exact`.
+    pub guide_reward: Option<RewardSection>,
     /// How several rewards become one: `and` if there are several, `sum` if there is one.
     pub combine: Option<Combine>,
 }
@@ -169,6 +177,9 @@ pub struct NudgeSection {
     /// What the base's end means.
     #[serde(default)]
     pub base_eos: BaseEnd,
+    /// Evaluate ahead what will probably be said. Saves time, changes nothing.
+    #[serde(default)]
+    pub drafts: Option<bool>,
     /// The base's prompt: `{system}` and `{prompt}` are put in; `{system}` with its line end goes if there is none.
     #[serde(default)]
     pub base_prompt: Option<String>,
@@ -189,6 +200,7 @@ impl NudgeSection {
             agree: None,
             on_none: OnNone::default(),
             base_eos: BaseEnd::default(),
+            drafts: None,
             base_prompt: None,
         }
     }
@@ -206,6 +218,7 @@ impl NudgeSection {
             agree: self.agree.unwrap_or(base.agree),
             on_none: self.on_none,
             base_eos: self.base_eos,
+            drafts: self.drafts.unwrap_or(base.drafts),
         };
         params.validate()?;
         Ok(params)

@@ -6,7 +6,6 @@ use crate::guard::{Advised, ExpertMix, ExpertRule};
 use crate::model::{Branch, Context, Model};
 use crate::reward::Part;
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
-use crate::search::Help;
 use crate::session::{
     self, AlignPlan, Aligned, Event, Limits, Outcome, Request, SearchPlan, Setting, Source,
 };
@@ -141,22 +140,20 @@ fn searched(
 ) -> Result<Vec<Outcome>> {
     let setting = setting(model, context, 1);
     let mut outcomes = Vec::with_capacity(jobs.len());
+    let mut helper = search.helper(model.vocab(), context.n_ctx())?;
     for (i, mut job) in jobs.into_iter().enumerate() {
         let mut reward = search.reward_with(&[], std::mem::take(&mut job.rewards))?;
         let params = search.params_with(&job.sampling, &job.limits);
         let prompt = std::mem::take(&mut job.prompt);
         let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);
-        let plan = SearchPlan {
-            reward: &mut reward,
-            params: &params,
-            prompt: &prompt,
-            constraint,
-            judge,
-            help: Help::default(),
-        };
         let branch = root(context, job.mix.as_deref())?;
         let source = job.into_source(branch);
-        outcomes.push(session::searched(context, &setting, source, plan, &mut |e| sink(i, e))?);
+        let found = helper.with(&prompt, &params.stop, |help| {
+            let (reward, params, prompt) = (&mut reward, &params, &*prompt);
+            let plan = SearchPlan { reward, params, prompt, constraint, judge, help };
+            session::searched(context, &setting, source, plan, &mut |e| sink(i, e))
+        });
+        outcomes.push(found?);
     }
     Ok(outcomes)
 }

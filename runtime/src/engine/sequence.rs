@@ -3,7 +3,6 @@
 use super::{Job, Search, Settings};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sampling::{BatchItem, NextLogits, Want};
-use crate::search::Help;
 use crate::session::{self, Aligned, Event, Outcome, Request, SearchPlan, Setting};
 use crate::token::TokenId;
 
@@ -139,17 +138,23 @@ impl<B> Sequence<B> {
         mut job: Job,
         sink: &mut dyn FnMut(Event<'_>),
     ) -> Result<Outcome> {
+        if search.has_guide() {
+            let message = "search.guide: expected a request of its own, found a conversation";
+            return Err(Error::new(ErrorKind::Unsupported, message));
+        }
         self.prefill(lm)?;
         job.tokens = self.rest(lm)?.to_vec();
         let mut reward = search.reward_with(&[], std::mem::take(&mut job.rewards))?;
         let params = search.params_with(&job.sampling, &job.limits);
         let prompt = std::mem::take(&mut job.prompt);
         let Aligned { constraint, judge, .. } = std::mem::take(&mut job.aligned);
-        let help = Help::default();
-        let plan =
-            SearchPlan { reward: &mut reward, params: &params, prompt: &prompt, constraint, judge, help };
+        let mut helper = search.helper(setting.vocab, self.n_ctx)?;
         let source = job.into_source(lm.fork(&self.branch)?);
-        session::searched(lm, setting, source, plan, sink)
+        helper.with(&prompt, &params.stop, |help| {
+            let (reward, params, prompt) = (&mut reward, &params, &*prompt);
+            let plan = SearchPlan { reward, params, prompt, constraint, judge, help };
+            session::searched(lm, setting, source, plan, sink)
+        })
     }
 
     fn whole<L: NextLogits<Branch = B>>(

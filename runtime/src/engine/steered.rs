@@ -1,17 +1,16 @@
-//! Searches by rewards and nudged answers: what a profile asks for, made ready.
+//! Searches by rewards: what a profile asks for, made ready.
 
-use super::prompt;
+use super::guided::{GuideContext, GuideSection, Helper};
 use super::rewards::model_reward;
 use crate::align::Clause;
-use crate::config::{NudgeSection, Profile, RewardKind, RewardSection};
+use crate::config::{Profile, RewardKind, RewardSection};
 use crate::error::{Error, ErrorKind, Result, ResultExt};
-use crate::model::{Context, Model};
+use crate::model::Model;
 use crate::reward::{Combine, Combined, Part};
-use crate::sampling::{Lent, NextLogits, SamplingParams};
+use crate::sampling::SamplingParams;
 use crate::search::{SearchMethod, SearchParams, plain_sampling};
-use crate::session::{Event, Limits, NudgePair, Outcome, nudged};
-use crate::steer::Speaker;
-use crate::template::{Message, RenderOptions};
+use crate::session::Limits;
+use crate::vocab::Vocab;
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -24,6 +23,8 @@ pub struct Search {
     combine: Option<Combine>,
     /// Phrases for keyword rewards that name none.
     include: Vec<Clause>,
+    /// A second model that helps, and the reward it was aligned for.
+    guide: GuideSection,
     /// The models that rewards name.
     models: Vec<(String, Arc<Model>)>,
 }
@@ -52,14 +53,10 @@ impl Search {
         include: &[Clause],
         read: &mut dyn FnMut(&str) -> Result<String>,
     ) -> Result<Option<Self>> {
-        let Some(params) = profile.search.params() else { return Ok(None) };
-        if let SearchMethod::TransferQ | SearchMethod::TransferQIndirect | SearchMethod::TransferQExact =
-            params.method
-        {
-            let message = "search.method = \"transfer_q…\": it needs a second model, which a profile cannot name yet; \
-                           expected another method, such as \"controlled\"";
-            return Err(Error::new(ErrorKind::BadProfile, message));
-        }
+        let Some(params) = profile.search.params() else {
+            return GuideSection::refuse(&profile.search).map(|()| None);
+        };
+        let guide = GuideSection::new(&profile.search, params.method)?;
         let mut rewards = profile.reward.clone();
         if rewards.is_empty() && !include.is_empty() {
             rewards.push(RewardSection::of(RewardKind::Keyword));
@@ -68,7 +65,7 @@ impl Search {
             inline(reward, read).at(|| format!("reward {}", i + 1))?;
         }
         let combine = profile.search.combine;
-        let search = Self { params, rewards, combine, include: include.to_vec(), models: Vec::new() };
+        let search = Self { params, rewards, combine, include: include.to_vec(), guide, models: Vec::new() };
         let needs_rows = include.is_empty() && search.takes_include();
         if !search.rewards.is_empty() && !needs_rows && search.names().next().is_none() {
             search.reward(&[])?; // so that mistakes are found before anything is evaluated
@@ -76,9 +73,34 @@ impl Search {
         Ok(Some(search))
     }
 
-    /// Names of the models that rewards ask.
+    /// Names of the models that rewards ask, and of the one that helps.
     fn names(&self) -> impl Iterator<Item = &str> {
-        self.rewards.iter().flat_map(|r| r.model.iter().chain(&r.base)).map(String::as_str)
+        let rewards = self.rewards.iter().chain(&self.guide.reward);
+        rewards.flat_map(|r| r.model.iter().chain(&r.base)).chain(&self.guide.name).map(String::as_str)
+    }
+
+    /// Whether a second model says what follows.
+    pub fn has_guide(&self) -> bool {
+        self.guide.name.is_some()
+    }
+
+    /// What helps the search of a model with this vocabulary, ready for requests of up to `n_ctx` tokens.
+    /// # Errors `VocabMismatch` if the guide has another vocabulary; those of its context and of the reward.
+    pub fn helper(&self, vocab: &Vocab, n_ctx: usize) -> Result<Helper> {
+        let guide = match &self.guide.name {
+            Some(name) => Some(GuideContext::new(
+                self.model(name).at(|| "search.guide")?,
+                vocab,
+                self.guide.system.clone(),
+                (n_ctx, &self.params),
+            )?),
+            None => None,
+        };
+        let baseline = match &self.guide.reward {
+            Some(section) => Some(self.part(section, &self.include).at(|| "search.guide_reward")?.reward),
+            None => None,
+        };
+        Ok(Helper { guide, baseline })
     }
 
     /// Opens the models that rewards ask, by `open`.
@@ -118,18 +140,20 @@ impl Search {
             return Err(Error::new(ErrorKind::BadProfile, message));
         }
         let part = |(i, section): (usize, &RewardSection)| {
-            let place = || format!("reward {}", i + 1);
-            let rule = section.rule(&include, &mut |_| Err(no_file())).at(place)?;
-            let reward = match rule {
-                Some(rule) => rule,
-                None => model_reward(section, &|name| self.model(name)).at(place)?,
-            };
-            Ok(Part { reward, weight: section.weight, transform: section.transform().at(place)? })
+            self.part(section, &include).at(|| format!("reward {}", i + 1))
         };
         let mut parts: Vec<Part> = self.rewards.iter().enumerate().map(part).collect::<Result<_>>()?;
         parts.extend(own);
         let usual = if parts.len() == 1 { Combine::Sum } else { Combine::And };
         Combined::new(parts, self.combine.unwrap_or(usual))
+    }
+
+    fn part(&self, section: &RewardSection, include: &[Clause]) -> Result<Part> {
+        let reward = match section.rule(include, &mut |_| Err(no_file()))? {
+            Some(rule) => rule,
+            None => model_reward(section, &|name| self.model(name))?,
+        };
+        Ok(Part { reward, weight: section.weight, transform: section.transform()? })
     }
 
     /// The settings with a request's sampling, stop strings and limit.
@@ -181,70 +205,38 @@ fn no_file() -> Error {
     Error::new(ErrorKind::Internal, "a file that was not read before")
 }
 
-/// The two models of a nudged answer.
-#[derive(Debug)]
-pub struct Nudging<'a> {
-    /// The one that writes.
-    pub base: (&'a Model, &'a mut Context),
-    /// The smaller, aligned one.
-    pub nudger: (&'a Model, &'a mut Context),
-}
-
-impl Nudging<'_> {
-    /// Answers `text`. A base with a chat template is shown it that way, unless the profile has a prompt for it.
-    /// # Errors `Template` if the nudger has no chat template; as [`nudged`].
-    pub fn answer(
-        &mut self,
-        section: &NudgeSection,
-        (system, text): (Option<&str>, &str),
-        limits: &Limits,
-        sink: &mut dyn FnMut(Event<'_>),
-    ) -> Result<Outcome> {
-        let params = section.params(limits.max_tokens)?;
-        let chat = |model: &Model| {
-            let template = prompt::template(model, None)?;
-            let system = system.map(|s| Message::new("system", s));
-            let messages: Vec<Message> = system.into_iter().chain([Message::new("user", text)]).collect();
-            prompt::chat(model, &template, &messages, &RenderOptions::default(), false)
-        };
-        let nudger_tokens = chat(self.nudger.0).at(|| "nudger")?;
-        let base = self.base.0;
-        let base_tokens = match base.template()?.is_some() && section.base_prompt.is_none() {
-            true => chat(base).at(|| "base")?,
-            false => prompt::raw(base, &section.prompt(system, text)?, false)?,
-        };
-        let pair = NudgePair {
-            base: speaker(&mut self.base, &base_tokens)?,
-            nudger: speaker(&mut self.nudger, &nudger_tokens)?,
-            model_id: base.id().to_owned(),
-            stop: limits.stop.clone(),
-        };
-        nudged(pair, &params, sink)
-    }
-}
-
-fn speaker<'s>(
-    (model, context): &'s mut (&Model, &mut Context),
-    tokens: &'s [crate::token::TokenId],
-) -> Result<Speaker<'s, Lent<'s, Context>, &'s crate::vocab::Vocab>> {
-    let n_ctx = context.n_ctx();
-    let branch = context.root()?;
-    Ok(Speaker { lm: Lent(context), tokenizer: model.vocab(), branch, tokens, n_ctx })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_search_that_needs_a_second_model_is_refused() {
-        for method in ["transfer_q", "transfer_q_indirect", "transfer_q_exact"] {
-            let text = format!("[search]\nmethod = \"{method}\"\n[[reward]]\nkind = \"repetition\"\n");
-            let profile = Profile::parse(&text).expect(method);
-            let refused = Search::new(&profile, &[], &mut |_| Ok(String::new())).expect_err(method);
-            assert!(refused.kind() == ErrorKind::BadProfile && refused.to_string().contains("second model"));
+    fn a_search_that_lacks_its_second_model_is_refused() {
+        let search = |text: &str| {
+            let text = format!("[search]\n{text}\n[[reward]]\nkind = \"repetition\"\n");
+            let profile = Profile::parse(&text).map_err(|e| e.to_string())?;
+            Search::new(&profile, &[], &mut |_| Ok(String::new())).map_err(|e| e.to_string())
+        };
+        let reward = "guide_reward = { kind = \"length\", unit = \"words\", range = \"..9\" }";
+        for (text, word) in [
+            ("method = \"transfer_q\"".to_owned(), "search.guide"),
+            ("method = \"transfer_q_indirect\"\nguide = \"m\"".to_owned(), "guide_reward"),
+            ("method = \"transfer_q_exact\"".to_owned(), "guide_reward"),
+            (format!("method = \"transfer_q_exact\"\nguide = \"m\"\n{reward}"), "MODEL itself"),
+            ("method = \"best_of\"\nguide = \"m\"".to_owned(), "weighs tokens"),
+            ("guide = \"m\"".to_owned(), "search.method"),
+            ("method = \"deal\"\nguide_system = \"Be kind.\"".to_owned(), "search.guide"),
+        ] {
+            let message = search(&text).expect_err(&text);
+            assert!(message.contains(word), "{text}: {message}");
         }
-        let profile = Profile::parse("[search]\nguide = \"smollm2\"\n").expect_err("an unknown key");
-        assert!(profile.to_string().contains("guide"), "{profile}");
+        for text in [
+            "method = \"transfer_q\"\nguide = \"m\"".to_owned(),
+            "method = \"deal\"\nguide = \"m\"\nguide_system = \"Be kind.\"".to_owned(),
+            format!("method = \"transfer_q_indirect\"\nguide = \"m\"\n{reward}"),
+            format!("method = \"transfer_q_exact\"\n{reward}"),
+        ] {
+            let search = search(&text).expect(&text).expect("a search");
+            assert_eq!(search.has_guide(), !text.contains("exact"), "{text}");
+        }
     }
 }

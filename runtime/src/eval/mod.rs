@@ -10,6 +10,7 @@ mod diversity;
 mod edits;
 mod ifeval;
 mod length;
+mod number;
 mod stats;
 mod tournament;
 
@@ -19,5 +20,6 @@ pub use diversity::{Distinct, all_different};
 pub use edits::{char_distance, similarity};
 pub use ifeval::{Check, Instruction, Relation, SENTENCE_RULE, Words, loosened};
 pub use length::{Adherence, adherence};
+pub use number::last_number;
 pub use stats::{Estimate, mcnemar, mean, rate};
 pub use tournament::{Match, knock_out, strengths, strengths_with_intervals};

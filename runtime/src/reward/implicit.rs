@@ -24,7 +24,7 @@ impl<L: NextLogits, T: Tokenizer> Reader<L, T> {
     pub fn new(mut lm: L, tokenizer: T, prompt_tokens: PromptTokens, n_ctx: usize) -> Result<Self> {
         let tokens = prompt_tokens("")?;
         let branch = lm.root()?;
-        let voice = Voice::new(Speaker { lm, tokenizer, branch, tokens: &tokens, n_ctx })?;
+        let voice = Voice::new(Speaker::new(lm, tokenizer, branch, &tokens, n_ctx))?;
         Ok(Self { voice, prompt_tokens, prompt: (String::new(), tokens), logprobs: Vec::new() })
     }
 

@@ -27,7 +27,7 @@ impl<L: NextLogits, T: Tokenizer> Asker<L, T> {
     pub fn new(mut lm: L, tokenizer: T, ask: AskTokens, n_ctx: usize) -> Result<Self> {
         let last = ask("")?;
         let branch = lm.root()?;
-        let voice = Voice::new(Speaker { lm, tokenizer, branch, tokens: &last, n_ctx })?;
+        let voice = Voice::new(Speaker::new(lm, tokenizer, branch, &last, n_ctx))?;
         Ok(Self { voice, ask, last, n_asked: 0, n_off_topic: 0 })
     }
 

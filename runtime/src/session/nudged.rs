@@ -1,9 +1,11 @@
 //! A nudged answer as a request: who wrote what, and what it took.
 
 use super::{Event, Exactness, Finish, Outcome, Report, StopFilter, Timings};
+use crate::align::Judge;
 use crate::error::{ErrorKind, Result};
 use crate::sampling::NextLogits;
 use crate::steer::{NudgeFinish, NudgeParams, Nudged, Speaker, Tokenizer, nudge};
+use std::sync::Arc;
 use std::time::Instant;
 
 /// The two models of an answer.
@@ -16,6 +18,8 @@ pub struct NudgePair<'a, B: NextLogits, N: NextLogits, T: Tokenizer> {
     pub model_id: String,
     /// Texts that end the answer; not part of it.
     pub stop: Vec<String>,
+    /// Judges the text, for the report.
+    pub judge: Option<Arc<Judge>>,
 }
 
 /// The answer of a nudged model. `sink` gets text as it is settled, nothing that may still become a stop string.
@@ -39,7 +43,7 @@ pub fn nudged<B: NextLogits, N: NextLogits, T: Tokenizer>(
         }
         stop.hit().is_none()
     });
-    let Nudged { ids, report: nudge, .. } = match found {
+    let Nudged { ids, logprob, report: nudge, .. } = match found {
         Err(e) if e.kind() == ErrorKind::Cancelled => return Err(e),
         found => found?,
     };
@@ -60,12 +64,12 @@ pub fn nudged<B: NextLogits, N: NextLogits, T: Tokenizer>(
         n_generated: ids.len(),
         n_forced: 0,
         n_backtracks: 0,
-        n_evals: nudge.base_evals + nudge.nudger_evals,
-        logprob: f64::NAN,
+        n_evals: nudge.base_evals + nudge.nudger_evals + nudge.scoring_evals,
+        logprob: logprob.unwrap_or(f64::NAN),
         removed_nats: None,
         exactness: Exactness::Biased,
         exact: None,
-        constraints: None,
+        constraints: pair.judge.and_then(|judge| judge.verdict(&text).ok()),
         search: None,
         guard: None,
         nudge: Some(nudge),

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 /// What a request is searched for.
-pub struct SearchPlan<'a> {
+pub struct SearchPlan<'a, 'h> {
     /// What texts are scored by.
     pub reward: &'a mut dyn Reward,
     /// How they are looked for.
@@ -22,7 +22,7 @@ pub struct SearchPlan<'a> {
     /// Judges the text found, for the report.
     pub judge: Option<Arc<Judge>>,
     /// Other models that help.
-    pub help: Help<'a>,
+    pub help: Help<'h>,
 }
 
 /// The text that a search finds behind `source`. `sink` gets it whole.
@@ -31,7 +31,7 @@ pub fn searched<L: NextLogits>(
     lm: &mut L,
     setting: &Setting<'_>,
     source: Source<L::Branch>,
-    plan: SearchPlan<'_>,
+    plan: SearchPlan<'_, '_>,
     sink: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
     let started = Instant::now();

@@ -268,7 +268,8 @@ impl<L: NextLogits> NextLogits for Mix<'_, L> {
 /// # Errors `VocabMismatch` naming the first token that differs.
 pub fn same_vocabulary(base: &dyn TokenBytes, other: &dyn TokenBytes) -> Result<()> {
     if other.n_vocab() < base.n_vocab() {
-        let message = format!("expected {} tokens, found {}", base.n_vocab(), other.n_vocab());
+        let message =
+            format!("vocabularies differ: expected {} tokens, found {}", base.n_vocab(), other.n_vocab());
         return Err(Error::new(ErrorKind::VocabMismatch, message));
     }
     let differs = |id: &TokenId| base.bytes(*id) != other.bytes(*id);
@@ -276,7 +277,11 @@ pub fn same_vocabulary(base: &dyn TokenBytes, other: &dyn TokenBytes) -> Result<
         None => Ok(()),
         Some(id) => {
             let text = |v: &dyn TokenBytes| String::from_utf8_lossy(v.bytes(id)).into_owned();
-            let message = format!("token {id}: expected {:?}, found {:?}", text(base), text(other));
+            let message = format!(
+                "vocabularies differ: token {id}: expected {:?}, found {:?}",
+                text(base),
+                text(other)
+            );
             Err(Error::new(ErrorKind::VocabMismatch, message))
         }
     }

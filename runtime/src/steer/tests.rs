@@ -103,7 +103,7 @@ fn speaker<'a, L: NextLogits>(
     prompt: &'a [TokenId],
 ) -> Speaker<'a, Lent<'a, L>, &'a Words> {
     let branch = lm.root().unwrap();
-    Speaker { lm: Lent(lm), tokenizer, branch, tokens: prompt, n_ctx: 4096 }
+    Speaker::new(Lent(lm), tokenizer, branch, prompt, 4096)
 }
 
 fn nudged(params: &NudgeParams) -> (Nudged, [u64; 2]) {
@@ -237,6 +237,168 @@ fn a_nudger_that_is_the_base_says_what_the_base_says() {
         let stopped = matches!(found.report.finish, NudgeFinish::Length | NudgeFinish::Repeated);
         assert!(found.ids.len() == ids.len() || stopped, "seed {seed} {:?}", found.report);
     }
+}
+
+/// A law of its own for each seed, that agrees with the others at most places.
+#[derive(Clone, Copy)]
+struct Kin {
+    n_vocab: usize,
+    seed: u64,
+}
+
+impl Law for Kin {
+    fn n_vocab(&self) -> usize {
+        self.n_vocab
+    }
+    fn eos(&self) -> TokenId {
+        self.n_vocab as TokenId - 1
+    }
+    fn probs(&self, prefix: &[TokenId], out: &mut [f64]) {
+        let law = HashLaw::new(self.n_vocab);
+        // one place in six is its own; all are sharp enough to be sure of now and then
+        let place =
+            prefix.iter().fold(prefix.len() as u64, |h, t| h.wrapping_mul(31).wrapping_add(u64::from(*t)));
+        let own = Random::new(self.seed).uniform(place, Purpose::Report) < 0.17;
+        let salt = if own { (self.seed % 5) as TokenId } else { 5 };
+        law.probs(&[&[salt], &prefix[prefix.len().saturating_sub(3)..]].concat(), out);
+        out.iter_mut().for_each(|p| *p = p.powi(3));
+        let end = self.n_vocab - 1;
+        out[end] *= if prefix.len() < 40 { 0.02 } else { 1.0 };
+        let total: f64 = out.iter().sum();
+        out.iter_mut().for_each(|p| *p /= total);
+    }
+}
+
+/// Words of one to three tokens.
+const PIECES: [&str; 15] =
+    [" a", " b", " c", "d", "e", " f", "g", " h,", "\n", " the", ".", "the", " ", "t", "h"];
+
+/// What two kin say together, each in its own tokens: the nudger's are the pieces in another order, and shorter ones.
+fn kin(seed: u64, params: &NudgeParams, scores: bool, constraint: &[&str]) -> Nudged {
+    let mut other: Vec<&'static str> = PIECES.to_vec();
+    other.reverse();
+    other.extend(["a", "b", "c", "f", ","]);
+    let (own, other) = (Words::new(&PIECES), Words::new(&other));
+    let mut base = paged(Kin { n_vocab: own.n_vocab(), seed }, 64, 4000, 64).unwrap();
+    let mut nudger = paged(Renamed(Kin { n_vocab: own.n_vocab(), seed: seed + 1 }), 64, 4000, 64).unwrap();
+    let (eos, other_eos) = ([own.n_vocab() as TokenId - 1], [other.n_vocab() as TokenId - 1]);
+    let mut base = speaker(&mut base, &own, &eos);
+    let mut nudger = speaker(&mut nudger, &other, &other_eos);
+    base.scores = scores;
+    if !constraint.is_empty() {
+        let of = |list: &Words, max_tokens| {
+            let asked = crate::align::Constraints {
+                wording: crate::align::Wording {
+                    include: vec![crate::align::Clause::any(constraint.iter().copied())],
+                    ..Default::default()
+                },
+                ..Default::default()
+            };
+            let lexicon =
+                crate::align::Lexicon::new(std::sync::Arc::new(crate::align::ListVocab::new(&list.0)));
+            let limits = crate::align::Limits { max_tokens: Some(max_tokens), ..Default::default() };
+            asked.compile(&lexicon, limits).unwrap()
+        };
+        base.constraint = Some(of(&own, params.max_tokens));
+        nudger.constraint = Some(of(&other, 8 * params.max_tokens));
+    }
+    nudge(base, nudger, params, &mut |_, _| true).unwrap()
+}
+
+/// The first law's tokens in the second vocabulary: what it would say is said in the same pieces.
+#[derive(Clone, Copy)]
+struct Renamed(Kin);
+
+impl Law for Renamed {
+    fn n_vocab(&self) -> usize {
+        PIECES.len() + 6
+    }
+    fn eos(&self) -> TokenId {
+        PIECES.len() as TokenId + 5
+    }
+    fn probs(&self, prefix: &[TokenId], out: &mut [f64]) {
+        let n = PIECES.len();
+        let old = |t: &TokenId| if (*t as usize) < n { (n - 1) as TokenId - t } else { t % 3 };
+        let prefix: Vec<TokenId> = prefix.iter().map(old).collect();
+        let mut probs = vec![0.0; n + 1];
+        self.0.probs(&prefix, &mut probs);
+        out.fill(1e-6);
+        (0..n).for_each(|i| out[n - 1 - i] = probs[i]);
+        out[n + 5] = probs[n];
+        let total: f64 = out.iter().sum();
+        out.iter_mut().for_each(|p| *p /= total);
+    }
+}
+
+#[test]
+fn drafts_save_passes_and_change_nothing() {
+    let mut n_guessed = 0;
+    for seed in 0..150 {
+        let threshold = 0.2 + 0.5 * Random::new(seed).uniform(0, Purpose::Report);
+        let params = NudgeParams {
+            threshold,
+            nudge_tokens: 7,
+            base_tokens: 5,
+            max_tokens: 70,
+            ..NudgeParams::default()
+        };
+        let with = kin(seed, &params, false, &[]);
+        let without = kin(seed, &NudgeParams { drafts: false, ..params }, false, &[]);
+        assert_eq!((&with.text, &with.ids), (&without.text, &without.ids), "seed {seed}");
+        assert_eq!(with.report.spans, without.report.spans, "seed {seed}");
+        assert_eq!(with.report.finish, without.report.finish, "seed {seed}");
+        // a row that was guessed in vain is a row more
+        assert!(with.report.base_evals >= without.report.base_evals, "seed {seed}");
+        n_guessed += u64::from(with.report.base_evals > without.report.base_evals);
+    }
+    assert!(
+        n_guessed > 20,
+        "{n_guessed} texts with wrong guesses: the pairs do not disagree enough to test anything"
+    );
+}
+
+#[test]
+fn a_nudged_text_is_scored_by_the_base() {
+    for seed in 0..60 {
+        let params =
+            NudgeParams { threshold: 0.5, nudge_tokens: 7, max_tokens: 50, ..NudgeParams::default() };
+        let drafts = seed % 2 == 0;
+        let found = kin(seed, &NudgeParams { drafts, ..params }, true, &[]);
+        let law = Kin { n_vocab: PIECES.len() + 1, seed };
+        let mut row = vec![0.0; law.n_vocab()];
+        let expected: f64 = (0..found.ids.len())
+            .map(|i| {
+                law.probs(&found.ids[..i], &mut row);
+                row[found.ids[i] as usize].ln()
+            })
+            .sum();
+        let logprob = found.logprob.unwrap();
+        assert!(
+            (logprob - expected).abs() < 1e-3 * (1.0 + expected.abs()),
+            "seed {seed}: {logprob} {expected}"
+        );
+        let plain = kin(seed, &NudgeParams { drafts, ..params }, false, &[]);
+        assert_eq!((plain.text, plain.logprob), (found.text, None), "seed {seed}: scoring changes nothing");
+    }
+}
+
+#[test]
+fn both_models_keep_the_constraint() {
+    let (mut n_plain, mut n_nudged) = (0, 0);
+    for seed in 0..60 {
+        let params =
+            NudgeParams { threshold: 0.5, nudge_tokens: 6, max_tokens: 40, ..NudgeParams::default() };
+        let has = |n: &Nudged| n.text.contains("the e");
+        n_plain += usize::from(has(&kin(seed, &params, false, &[])));
+        let found = kin(seed, &params, seed % 2 == 0, &["the e"]);
+        let is_cut =
+            found.report.finish == NudgeFinish::Repeated || found.report.finish == NudgeFinish::Rounds;
+        assert!(has(&found) || is_cut, "seed {seed}: {:?} {:?}", found.text, found.report);
+        n_nudged += usize::from(has(&found) && found.report.spans.iter().any(|s| s.by == By::Nudger));
+        let off = kin(seed, &NudgeParams { drafts: false, ..params }, false, &["the e"]);
+        assert_eq!(found.text, off.text, "seed {seed}");
+    }
+    assert!(n_plain < 25 && n_nudged > 45, "{n_plain} without, {n_nudged} with");
 }
 
 /// Another law for each seed.

@@ -4,6 +4,7 @@ mod args;
 mod cmd;
 mod exit;
 mod interrupt;
+mod nudging;
 mod output;
 mod progress;
 mod prompt;

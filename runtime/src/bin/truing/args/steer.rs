@@ -11,7 +11,7 @@ use truing::search::SearchMethod;
 #[derive(Debug, Clone, Default, Args)]
 #[command(next_help_heading = "Steering")]
 pub struct SteerArgs {
-    /// Search for a text that the rewards like: deal, deal_block, args, best_of, block, rejection, rejection_exact, controlled
+    /// Search for a text that the rewards like: deal, deal_block, args, best_of, block, rejection, rejection_exact, controlled, transfer_q
     #[arg(long, value_name = "METHOD", value_parser = method)]
     pub search: Option<SearchMethod>,
     /// What to reward: keyword:dog|dogs,cat; length:words=..20; regex:PATTERN; schema:FILE; repetition:3; a weight goes before: '2*regex:…'; repeatable
@@ -56,6 +56,12 @@ pub struct SteerArgs {
     /// Search only where the likeliest token has less than this probability
     #[arg(long, value_name = "P")]
     pub search_gate: Option<f64>,
+    /// A second model of MODEL's vocabulary that says what follows a token, for transfer_q, deal and controlled
+    #[arg(long, value_name = "MODEL")]
+    pub guide: Option<String>,
+    /// The system message that the guide is shown
+    #[arg(long, value_name = "TEXT")]
+    pub guide_system: Option<String>,
     /// A smaller, aligned model that supplies words where MODEL is unsure
     #[arg(long, value_name = "MODEL", conflicts_with = "search")]
     pub nudge: Option<String>,
@@ -98,6 +104,8 @@ impl SteerArgs {
         set(&mut s.calibrate, self.calibrate);
         set(&mut s.budget_evals, self.budget_evals);
         set(&mut s.gate, self.search_gate);
+        s.guide = self.guide.clone().or(s.guide.take());
+        s.guide_system = self.guide_system.clone().or(s.guide_system.take());
         if !self.reward.is_empty() {
             profile.reward.clone_from(&self.reward);
         }

@@ -2,6 +2,7 @@
 
 use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, RunArgs, SamplingArgs, SteerArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
+use crate::nudging::{Nudged, Pair};
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
 use anyhow::{Context as _, Result, bail};
@@ -11,11 +12,12 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use truing::config::{Method, Mode, NudgeSection, Profile};
-use truing::engine::{self, Job, JobExpert, Nudging, Settings};
+use truing::align::Constraints;
+use truing::config::{Method, Mode, Profile};
+use truing::engine::{self, Job, JobExpert, Settings};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
+use truing::session::{self, Event, Finish, Limits, MAX_PARALLEL, Outcome};
 use truing::vocab::Specials;
 
 /// Complete a prompt.
@@ -86,7 +88,7 @@ struct Row {
 /// What all answers share: the settings of profile and flags.
 struct Asked {
     settings: Settings,
-    nudge: Option<NudgeSection>,
+    nudge: Option<Nudged>,
     expert: Option<Expert>,
     prompt: PromptArgs,
     n_ctx: usize,
@@ -109,12 +111,7 @@ impl Asked {
         if profile.constraints.mode() != Mode::Mask {
             args.refuse_truncation()?;
         }
-        let is_single = args.batch.is_none() && args.samples.is_none() && args.distortion.is_none();
-        if profile.nudge.is_some() && !is_single {
-            let message =
-                "--nudge answers one prompt: it does not go with --batch, --samples or --distortion yet";
-            return Err(BadUsage(message.into()).into());
-        }
+        let nudge = args.nudged(&profile, &asked, model)?;
         let beams = args.beams(&profile, !asked.is_empty())?;
         let mut sampling = args.sampling.params(&profile)?;
         if profile.search.method == Method::Greedy {
@@ -133,7 +130,7 @@ impl Asked {
             settings.heal_prompts(&session::lexicon(model));
         }
         let expert = Expert::new(args, &profile, &mut settings, model)?;
-        Ok(Self { settings, nudge: profile.nudge, expert, prompt, n_ctx: args.model.run.n_ctx(model) })
+        Ok(Self { settings, nudge, expert, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
 
     /// The text as the user's turn, answered as all are.
@@ -200,6 +197,20 @@ impl Generate {
         }
     }
 
+    /// The nudger, if there is one.
+    fn nudged(&self, profile: &Profile, asked: &Constraints, model: &Arc<Model>) -> Result<Option<Nudged>> {
+        let refuse = |what: &str| Err(BadUsage(format!("--nudge and {what} exclude each other")).into());
+        match profile.nudge {
+            None => Ok(None),
+            Some(_) if self.distortion.is_some() => refuse("--distortion"),
+            Some(_) if self.beams.is_some() => refuse("--beams"),
+            Some(_) if !(self.constraints.guards.is_empty() && profile.guard.is_empty()) => {
+                refuse("guards: a guard watches one model")
+            }
+            Some(_) => Nudged::new(profile, asked, model),
+        }
+    }
+
     /// Truncation and penalties have no place in the law that exact sampling conditions.
     fn refuse_truncation(&self) -> Result<()> {
         let s = &self.sampling;
@@ -252,37 +263,50 @@ impl Generate {
     fn run_nudged(
         &self,
         model: &Arc<Model>,
-        nudge: &NudgeSection,
+        nudge: &Nudged,
         asked: &Asked,
         text: &str,
         started: Instant,
     ) -> Result<()> {
-        if asked.settings.guards().is_some() {
-            return Err(
-                BadUsage("--nudge and guards exclude each other: a guard watches one model".into()).into()
-            );
-        }
         if asked.settings.expert.is_some() {
             let message = "--nudge and an expert exclude each other: both change the first tokens";
             return Err(BadUsage(message.into()).into());
         }
-        if asked.settings.plan().is_some() {
-            let message =
-                "--nudge does not go with constraints yet: the exchange is text, constraints are on tokens";
-            return Err(BadUsage(message.into()).into());
-        }
-        let nudger = args::open_named(&nudge.model)?;
-        let mut context = self.model.run.context(model, 2)?;
-        let mut other = self.model.run.without_adapters().context(&nudger, 1)?;
-        interrupt::on_ctrl_c(context.cancel_flag())?;
+        let mut pair = self.pair(model, nudge)?;
         let load_s = started.elapsed().as_secs_f64();
-        let mut printing = Printing::new(context.cancel_flag());
+        let mut printing = Printing::new(pair.context.cancel_flag());
         let mut sink = |event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
-        let mut pair = Nudging { base: (model, &mut context), nudger: (&nudger, &mut other) };
         let system = asked.prompt.system.as_deref();
-        let outcome = pair.answer(nudge, (system, text), &asked.settings.limits, &mut sink)?;
+        let outcome = pair.answer((system, text), &asked.settings.limits, &mut sink)?;
         printing.result()?;
         finish(&[outcome])
+    }
+
+    fn pair<'n>(&self, model: &Arc<Model>, nudge: &'n Nudged) -> Result<Pair<'n>> {
+        let pair = nudge.pair(&self.model.run, model)?;
+        interrupt::on_ctrl_c(pair.context.cancel_flag())?;
+        Ok(pair)
+    }
+
+    /// Nudged answers one after the other: system message, text and limits of each.
+    fn run_nudged_rows(
+        &self,
+        model: &Arc<Model>,
+        nudge: &Nudged,
+        rows: Vec<(Value, Option<String>, String, Limits)>,
+    ) -> Result<()> {
+        let mut pair = self.pair(model, nudge)?;
+        let mut outcomes = Vec::with_capacity(rows.len());
+        for (id, system, text, limits) in rows {
+            let place = || format!("row {id}");
+            let outcome =
+                pair.answer((system.as_deref(), &text), &limits, &mut |_| {}).with_context(place)?;
+            let mut object = serde_json::Map::from_iter([("id".to_owned(), id.clone())]);
+            object.extend(outcome_json(&outcome, 0.0));
+            output::json(&object)?;
+            outcomes.push(outcome);
+        }
+        finish(&outcomes)
     }
 
     /// Shows one event of a single completion.
@@ -305,8 +329,13 @@ impl Generate {
         let text = self.prompt.text()?;
         let model = self.model.open()?;
         let asked = Asked::new(self, &model)?;
-        let tokens = prompt::tokens(&model, &asked.prompt, &text)?;
         let Settings { sampling, limits, .. } = &asked.settings;
+        if let Some(nudge) = &asked.nudge {
+            eprintln!("truing: nudging takes the likeliest tokens: the {n} texts are the same");
+            let row = |i: u32| (i.into(), asked.prompt.system.clone(), text.clone(), limits.clone());
+            return self.run_nudged_rows(&model, nudge, (0..n).map(row).collect());
+        }
+        let tokens = prompt::tokens(&model, &asked.prompt, &text)?;
         let jobs = (0..u64::from(n)).map(|i| {
             let sampling = SamplingParams { seed: sampling.seed.wrapping_add(i), ..sampling.clone() };
             let job = asked.settings.job_with(tokens.clone(), sampling, limits.clone(), asked.n_ctx)?;
@@ -351,6 +380,10 @@ impl Generate {
         let rows = read_rows(path)?;
         let model = self.model.open()?;
         let asked = Asked::new(self, &model)?;
+        if let Some(nudge) = &asked.nudge {
+            let rows = rows.into_iter().map(|row| nudged_row(row, &asked)).collect::<Result<_>>()?;
+            return self.run_nudged_rows(&model, nudge, rows);
+        }
         let run = &self.model.run;
         let jobs = rows.into_iter().map(|row| row_job(&model, run, row, &asked)).collect::<Result<_>>()?;
         self.run_jobs(&model, &asked.settings, jobs)
@@ -385,6 +418,20 @@ fn answer(
 ) -> Result<Vec<Outcome>> {
     interrupt::on_ctrl_c(context.cancel_flag())?;
     Ok(engine::run(model, context, settings, jobs, n_parallel, sink)?)
+}
+
+/// A row of `--batch` for a nudged answer.
+fn nudged_row(row: Row, asked: &Asked) -> Result<(Value, Option<String>, String, Limits)> {
+    let taken =
+        [("prefill", row.prefill.is_some()), ("temperature", row.temperature.is_some_and(|t| t > 0.0))];
+    if let Some((key, _)) = taken.iter().find(|(_, given)| *given) {
+        let message = format!("row {}: `{key}` and --nudge exclude each other", row.id);
+        return Err(BadInput(message).into());
+    }
+    let mut limits = asked.settings.limits.clone();
+    limits.max_tokens = row.max_tokens.or(limits.max_tokens);
+    limits.stop = row.stop.unwrap_or(limits.stop);
+    Ok((row.id, row.system.or_else(|| asked.prompt.system.clone()), row.prompt, limits))
 }
 
 fn row_job(model: &Model, run: &RunArgs, row: Row, asked: &Asked) -> Result<(Value, Job)> {

@@ -8,10 +8,9 @@ use anyhow::Result;
 use indicatif::ProgressBar;
 use std::sync::Arc;
 use truing::config::NudgeSection;
-use truing::engine::{self, Nudging, Search};
+use truing::engine::{self, Helper, Nudging, Search};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::search::Help;
 use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, SearchPlan, Setting, Source};
 use truing::{ErrorKind, TokenId};
 
@@ -70,7 +69,7 @@ impl Runner<'_> {
         nudger: (&Model, &mut Context),
     ) -> Result<Vec<Answered>> {
         interrupt::on_ctrl_c(self.context.cancel_flag())?;
-        let mut pair = Nudging { base: (self.model, &mut *self.context), nudger };
+        let mut pair = Nudging { base: (self.model, &mut *self.context), nudger, plans: None };
         let mut answered = Vec::with_capacity(jobs.len());
         for (task, job) in tasks.iter().zip(jobs) {
             let done = pair.answer(section, (self.system, &task.prompt), &job.limits, &mut |_| {});
@@ -85,21 +84,19 @@ impl Runner<'_> {
     }
 
     /// Searches for an answer to one job.
-    fn searched(&mut self, search: &Search, task: &Task, job: &Job) -> truing::Result<Answered> {
+    fn searched(
+        &mut self,
+        (search, helper): (&Search, &mut Helper),
+        task: &Task,
+        job: &Job,
+    ) -> truing::Result<Answered> {
         let request = match self.request(task, job) {
             Ok(request) => request,
             Err(why) => return Ok(why),
         };
         let mut reward = search.reward(&task.asked.wording.include)?;
         let params = search.params_with(&job.sampling, &job.limits);
-        let plan = SearchPlan {
-            reward: &mut reward,
-            params: &params,
-            prompt: &task.prompt,
-            constraint: request.aligned.constraint,
-            judge: request.aligned.judge,
-            help: Help::default(),
-        };
+        let Aligned { constraint, judge, .. } = request.aligned;
         let source = Source {
             branch: request.branch,
             tokens: request.tokens,
@@ -107,15 +104,20 @@ impl Runner<'_> {
             max_tokens: job.limits.max_tokens.unwrap_or(usize::MAX),
         };
         let setting = engine::setting(self.model, self.context, 1);
-        let outcome = session::searched(self.context, &setting, source, plan, &mut |_| {})?;
+        let outcome = helper.with(&task.prompt, &params.stop, |help| {
+            let (reward, params, prompt) = (&mut reward, &params, &*task.prompt);
+            let plan = SearchPlan { reward, params, prompt, constraint, judge, help };
+            session::searched(self.context, &setting, source, plan, &mut |_| {})
+        })?;
         Ok(Answered::Done(Box::new(outcome)))
     }
 
     fn run_searches(&mut self, search: &Search, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
         interrupt::on_ctrl_c(self.context.cancel_flag())?;
+        let mut helper = search.helper(self.model.vocab(), self.context.n_ctx())?;
         let mut answered = Vec::with_capacity(rows.len());
         for (task, job) in rows {
-            let done = self.searched(search, task, job);
+            let done = self.searched((search, &mut helper), task, job);
             self.bar.inc(1);
             answered.push(match done {
                 Err(e) if e.kind() == ErrorKind::Cancelled => return Err(Interrupted.into()),

@@ -40,6 +40,7 @@ pub enum Judge {
     Schema { schema: Value, tests: Vec<(String, bool)> },
     Grammar { tests: Vec<Validity> },
     Ifeval { instructions: Vec<Instruction> },
+    Number { expected: String },
     Edit { kind: String, input: String, output: String },
 }
 
@@ -71,6 +72,13 @@ impl Judge {
                 scores
             }
             Self::Ifeval { instructions } => ifeval(instructions, text),
+            Self::Number { expected } => {
+                let found = eval::last_number(text);
+                vec![
+                    yes("exact_number", found.as_ref() == Some(expected)),
+                    yes("has_number", found.is_some()),
+                ]
+            }
             Self::Edit { kind, input, output } => edit(kind, input, output, text.trim()),
         }
     }
@@ -84,6 +92,7 @@ impl Judge {
             Suite::Grammar => "accepted",
             Suite::Distribution => "within_bound",
             Suite::Ifeval => "strict_row",
+            Suite::Gsm8k => "exact_number",
             Suite::Edits => "exact_match",
             Suite::Safety => "refused",
         }

@@ -57,6 +57,7 @@ ifeval row, or from the profile; rows without any get one in turn, which is adde
 Examples:
   truing eval keywords --data commongen.jsonl --limit 50 --compare
   truing eval ifeval smollm2 --data ifeval.jsonl --plain --json
+  truing eval gsm8k gemma3-270m --data gsm8k.jsonl --plain --nudge smollm2
   truing eval grammar --data grammars/index.jsonl
   truing eval distribution --data finite_languages.jsonl --samples 2000")]
 pub struct Eval {

@@ -26,6 +26,8 @@ pub enum Suite {
     Distribution,
     /// Instructions that a program can check: rows {prompt, checks}
     Ifeval,
+    /// Word problems whose answer is a number: rows {question, final}
+    Gsm8k,
     /// Corrected and revised texts: rows {kind, instruction, input, output}
     Edits,
     /// Harmful requests refused, harmless ones answered: rows {prompt, expect: refuse|answer, prefix?} or {harmful, benign}
@@ -91,6 +93,7 @@ impl Task {
             Suite::Distribution => Ok(None),
             Suite::Grammar => grammar(row).map(Some),
             Suite::Ifeval => ifeval(row).map(Some),
+            Suite::Gsm8k => gsm8k(row).map(Some),
             Suite::Edits => edits(row).map(Some),
             Suite::Safety => Ok(None), // has its own way, see safety.rs
         }
@@ -255,6 +258,23 @@ fn ifeval(row: &Row) -> Result<Task> {
         asked: shapes::asked_by(&instructions),
         max_tokens: shapes::tokens_for_checks(&instructions),
         judge: Judge::Ifeval { instructions },
+    })
+}
+
+/// What a word problem is followed by.
+const REASONING: &str = "Solve it step by step. End with the line \"Answer: \" and the number.";
+
+fn gsm8k(row: &Row) -> Result<Task> {
+    let value = row.need("final")?;
+    let expected = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    let expected =
+        truing::eval::last_number(&expected).ok_or_else(|| row.wrong("final", "a number", value))?;
+    Ok(Task {
+        id: row.id(),
+        prompt: format!("{}\n{REASONING}", row.text("question")?),
+        asked: Asked::default(),
+        max_tokens: 256,
+        judge: Judge::Number { expected },
     })
 }
 
