@@ -157,3 +157,164 @@ fn the_header_is_what_the_template_puts_between_two_answers() {
     let text = model.vocab().detokenize(&ids, true).unwrap();
     assert!(String::from_utf8_lossy(&text).trim_start().ends_with("[end][assistant]"), "{text:?}");
 }
+
+mod early {
+    use super::*;
+    use truing::model::{Context, ContextOptions, ExecutorKind};
+    use truing::sampling::{BatchItem, NextLogits, Want};
+    use truing::session::{self, Aligned, Finish, Limits, Request, Setting};
+
+    const IDS: [u32; 9] = [1, 7, 3, 9, 12, 5, 30, 2, 8];
+
+    fn context(model: &Arc<Model>) -> Context {
+        let options = ContextOptions {
+            n_threads: 1,
+            n_kv_tokens: 1024,
+            executor: ExecutorKind::Native,
+            ..Default::default()
+        };
+        Context::new(model, &options).unwrap()
+    }
+
+    #[test]
+    fn an_evaluation_that_stops_leaves_its_branch_and_has_the_states_of_a_whole_one() {
+        let model = model();
+        let mut whole = context(&model);
+        whole.set_taps(&[0, 1]).unwrap();
+        let branch = whole.root().unwrap();
+        let item = |branch| [BatchItem { branch, tokens: &IDS, want: Want::Last }];
+        whole.eval(&item(&branch)).unwrap();
+        let mut ctx = context(&model);
+        ctx.set_taps(&[0, 1]).unwrap();
+        let branch = ctx.root().unwrap();
+        let seen = std::cell::RefCell::new(Vec::new());
+        let mut look = |go_on: bool| {
+            let mut look = |peek: &truing::sampling::Peek<'_>| {
+                assert!(peek(1, 0).is_none(), "a layer above");
+                seen.borrow_mut().push(peek(0, 0).unwrap().to_vec());
+                go_on
+            };
+            ctx.eval_until(&item(&branch), 0, &mut look).unwrap()
+        };
+        assert!(!look(false));
+        assert!(look(true));
+        assert_eq!(ctx.len(&branch), IDS.len());
+        assert_eq!(ctx.row(0), whole.row(0));
+        for found in seen.borrow().iter() {
+            assert_eq!(found, whole.hidden(0, 0).unwrap());
+        }
+        let (all, _) = ctx.pages();
+        drop(branch);
+        assert_eq!(ctx.pages(), (all, all), "what was begun gave its pages back");
+    }
+
+    #[test]
+    fn a_prompt_is_refused_before_the_upper_layers_and_as_it_would_be_after_them() {
+        let model = model();
+        let good = template(TEMPLATE);
+        let file = probe(&model, Position::Prompt, model.shape().n_embd, 0, "");
+        let plan = |threshold: f32| {
+            plan(&model, &format!("{PROBE}threshold = {threshold:.3}\n"), Some(&good), &file)
+                .unwrap()
+                .unwrap()
+        };
+        let run = |n: usize, threshold: f32| {
+            let mut ctx = context(&model);
+            let setting = Setting {
+                vocab: model.vocab(),
+                n_ctx: 64,
+                n_parallel: n,
+                cancel: ctx.cancel_flag(),
+                model_id: String::new(),
+            };
+            let requests = (0..n).map(|_| Request {
+                branch: ctx.root().unwrap(),
+                tokens: IDS.to_vec(),
+                sampling: SamplingParams { temperature: 0.0, ..SamplingParams::plain(1) },
+                limits: Limits { max_tokens: Some(4), ignore_eos: true, ..Limits::default() },
+                keep_branch: false,
+                aligned: Aligned { watch: Some(plan(threshold).watch()), ..Aligned::default() },
+            });
+            let requests = requests.collect();
+            session::run(&mut ctx, &setting, requests, &mut |_, _| {}).unwrap().remove(0).1
+        };
+        let (alone, together) = (run(1, -1e6), run(2, -1e6));
+        for (outcome, left) in [(&alone, Some(0)), (&together, None)] {
+            let guard = outcome.report.guard.as_ref().unwrap();
+            assert_eq!(guard.left_after_layer, left);
+            assert_eq!(outcome.report.finish, Finish::Refused);
+            assert_eq!(guard.events.len(), 1);
+            assert_eq!((guard.events[0].at, guard.events[0].action), ("prompt", "refuse"));
+        }
+        assert_eq!(alone.text, together.text);
+        let score = |o: &session::Outcome| o.report.guard.as_ref().unwrap().prompt_score;
+        assert_eq!(score(&alone), score(&together));
+        // below the threshold nothing is left out
+        let (alone, together) = (run(1, 1e6), run(2, 1e6));
+        assert_eq!(alone.report.guard.as_ref().unwrap().left_after_layer, None);
+        assert_eq!((alone.ids.len(), alone.ids), (4, together.ids));
+    }
+}
+
+/// What guards and an expert do not go with is refused when the request is made, before any token.
+#[test]
+fn ways_of_decoding_that_guards_cannot_watch_are_refused_by_name() {
+    use truing::engine::{self, Settings};
+    use truing::guard::ExpertRule;
+    use truing::model::{Context, ContextOptions};
+    use truing::session;
+    let model = model();
+    let words = "[constraints]\ngrammar = { regex = \"[a-c]{2,4}\" }\n";
+    let exact = words.replace("]{2,4}\"", "]{2,4}\", mode = \"exact\"");
+    let deal =
+        "[search]\nmethod = \"deal\"\n[[reward]]\nkind = \"length\"\nunit = \"chars\"\nrange = \"2..4\"\n";
+    let beams = format!("{words}[search]\nmethod = \"beam\"\nbeams = 2\n");
+    let guard = "[[guard]]\nkind = \"phrases\"\nphrases = [\"bb\"]\naction = \"backtrack\"\n";
+    let make = |source: &str, is_guarded: bool, heals: bool| {
+        let source = if is_guarded { format!("{source}{guard}") } else { source.to_owned() };
+        let profile = Profile::parse(&source).unwrap_or_else(|e| panic!("{source}: {e}"));
+        let asked = profile.constraints.build(&mut |_| panic!("no file is named")).unwrap();
+        let mut settings = Settings::new(&profile, asked, || session::lexicon(&model)).unwrap();
+        let setup = Setup { model: &model, template: None, steering: "" };
+        let plan = GuardPlan::new(&profile.guard, setup, &mut |_| panic!("no file is named")).unwrap();
+        settings.set_guards(plan, Vec::new());
+        if heals {
+            settings.heal_prompts(&session::lexicon(&model));
+        }
+        settings
+    };
+    let ids = || vec![1, 7, 3, 9];
+    for (source, heals) in [(&exact[..], false), (deal, false), (&beams[..], false), ("", true)] {
+        let error = make(source, true, heals).job(ids(), 64).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadProfile, "{source}");
+        assert!(error.to_string().contains("searched, drawn whole or healed"), "{source}: {error}");
+        assert!(make(source, false, heals).job(ids(), 64).is_ok(), "{source}: without guards");
+    }
+    let options = ContextOptions { n_ctx: 64, n_kv_tokens: 512, n_threads: 1, ..Default::default() };
+    for source in [&exact[..], deal, &beams[..]] {
+        let mut settings = make(source, false, false);
+        settings.expert = Some(ExpertRule::default());
+        let mut context = Context::new(&model, &options).unwrap();
+        let job = settings.job(ids(), 64).unwrap();
+        let error = engine::run(&model, &mut context, &settings, vec![job], 1, &mut |_, _| {}).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::BadProfile, "{source}");
+        assert!(error.to_string().contains("expert") && context.n_rows() == 0, "{source}: {error}");
+    }
+    // a constraint that is masked, guards and an expert go together: the text is of the language and no phrase
+    let two = "[constraints]\ngrammar = { regex = \"[ab]{2}\" }\n";
+    let limits = "[limits]\nmax_tokens = 8\n[sampling]\ntemperature = 1.0\n";
+    let mut n_unguarded = 0;
+    for (seed, is_guarded) in (0..8).flat_map(|seed| [(seed, true), (seed, false)]) {
+        let mut settings = make(&format!("{two}{limits}seed = {seed}\n"), is_guarded, false);
+        settings.expert = Some(ExpertRule::default());
+        let mut context = Context::new(&model, &options).unwrap();
+        let expert = engine::JobExpert { tokens: vec![1, 4, 4, 7], mix: None };
+        let job = engine::Job { expert: Some(expert), ..settings.job(ids(), 64).unwrap() };
+        let done = engine::run(&model, &mut context, &settings, vec![job], 1, &mut |_, _| {}).unwrap();
+        let text = &done[0].text;
+        assert!(text.chars().all(|c| "ab".contains(c)), "{text:?}");
+        assert!(text != "bb" || !is_guarded, "seed {seed}");
+        n_unguarded += usize::from(text == "bb");
+    }
+    assert!(n_unguarded > 0, "nothing was there to be guarded against");
+}

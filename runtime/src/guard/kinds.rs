@@ -58,6 +58,16 @@ pub trait Guard: Send {
         Ok(None)
     }
 
+    /// Layers it reads of the prompt, if it can end the request by them alone.
+    fn prompt_layers(&self) -> &[u32] {
+        &[]
+    }
+
+    /// Whether it objects to the prompt; asked of states that [`Guard::see_prompt`] gets later or never.
+    fn peek_prompt(&self, _states: &States<'_>) -> bool {
+        false
+    }
+
     /// Score and thresholds of the prompt, if it has some.
     fn prompt_level(&self) -> Option<(f32, Thresholds)> {
         None
@@ -279,6 +289,18 @@ impl Guard for ProbeGuard {
         let score = self.score(states)?;
         self.prompt = Some(score);
         Ok(self.alarm(0, score))
+    }
+
+    fn prompt_layers(&self) -> &[u32] {
+        match (self.probe.position(), self.action) {
+            (Position::Prompt, Action::Refuse | Action::Stop) => self.probe.layers(),
+            _ => &[],
+        }
+    }
+
+    fn peek_prompt(&self, states: &States<'_>) -> bool {
+        // what cannot be read is left to the judgement proper, which fails closed
+        !self.prompt_layers().is_empty() && self.score(states).is_ok_and(|score| score > self.thresholds.hi)
     }
 
     fn prompt_level(&self) -> Option<(f32, Thresholds)> {

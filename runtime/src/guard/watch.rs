@@ -125,6 +125,9 @@ pub struct GuardReport {
     pub refusal_log_odds: Option<f32>,
     /// Times text was taken back.
     pub n_recoveries: u32,
+    /// The prompt was refused after this layer; those above were not computed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left_after_layer: Option<u32>,
     /// The first 64 objections.
     pub events: Vec<GuardEvent>,
     /// Share of the generation's time, 0..=1.
@@ -203,9 +206,24 @@ impl Watch {
         self.guards.iter_mut().for_each(|g| g.reserve(n));
     }
 
-    /// The prompt was read. `logits`: what comes first, natural log, unnormalised.
+    /// The layer after which a prompt may be refused, if there are probes that can.
+    pub fn early_layer(&self) -> Option<u32> {
+        self.guards.iter().filter_map(|g| g.prompt_layers().last().copied()).max()
+    }
+
+    /// Whether some guard would end the request by these states of the prompt.
+    pub fn refuses_early(&self, states: &States<'_>) -> bool {
+        self.guards.iter().any(|g| g.peek_prompt(states))
+    }
+
+    /// Layers above this one were not computed.
+    pub fn set_left_after(&mut self, layer: u32) {
+        self.report.left_after_layer = Some(layer);
+    }
+
+    /// The prompt was read. `logits`: what comes first, natural log, unnormalised; empty if it was not computed.
     pub fn at_prompt(&mut self, states: &States<'_>, logits: &[f32]) -> Order {
-        if !self.policy.starts.is_empty() {
+        if !(self.policy.starts.is_empty() || logits.is_empty()) {
             self.report.refusal_log_odds = Some(refusal::log_odds(logits, &self.policy.starts));
         }
         let order = self.ask("prompt", |g| g.see_prompt(states));

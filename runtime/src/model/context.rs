@@ -14,13 +14,13 @@
 //! Loses when: a very long prompt asks for all rows; `Want::All` keeps `n_tokens · n_vocab` floats.
 
 use super::branch::{Bin, Branch, Mix};
-use super::executor::{CancelFlag, Executor, Span, Step, StepOut};
+use super::executor::{CancelFlag, Executor, Gate, Span, Step, StepOut};
 use super::kv::{Growth, KvBooks, PageCopy};
 use super::open::Model;
 use super::options::{ContextOptions, make_executor};
 use crate::adapters::{Adapter, check_weights, steering_id};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sampling::{BatchItem, NextLogits, Want};
+use crate::sampling::{BatchItem, GoOn, NextLogits, Want};
 use crate::token::TokenId;
 use std::sync::Arc;
 
@@ -286,6 +286,33 @@ impl Context {
         self.growths.iter().rev().for_each(|g| self.books.rollback(g));
     }
 
+    /// As `run`, in one step that may stop after a layer.
+    fn run_until(
+        &mut self,
+        batch: &[BatchItem<'_, Branch>],
+        layer: u32,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<bool> {
+        for PageCopy { from, to, n_cells } in &self.copies {
+            self.executor.copy_page(*from, *to, *n_cells)?;
+        }
+        let (n_embd, n_rows) = (self.shape.n_embd, batch.iter().map(wanted_rows).sum::<usize>());
+        let n_known = self.taps.iter().filter(|tap| **tap <= layer).count();
+        let mut gate = |out: &StepOut| {
+            go_on(&|tap: usize, row: usize| {
+                let at = (tap * n_rows + row) * n_embd;
+                (tap < n_known && row < n_rows).then(|| out.hidden.get(at..at + n_embd))?
+            })
+        };
+        let mut out = std::mem::take(&mut self.out);
+        let done = self.run_gated(batch, &mut Cursor::default(), &mut out, Some((layer, &mut gate)));
+        self.out = out;
+        self.n_evals += batch.iter().map(|item| item.tokens.len() as u64).sum::<u64>();
+        let went_on = done?;
+        self.n_rows = n_rows;
+        Ok(went_on)
+    }
+
     /// Computes the reserved growths, in as many steps as the executor's row limit asks for.
     fn run(&mut self, batch: &[BatchItem<'_, Branch>]) -> Result<()> {
         for PageCopy { from, to, n_cells } in &self.copies {
@@ -336,6 +363,17 @@ impl Context {
         cursor: &mut Cursor,
         out: &mut StepOut,
     ) -> Result<()> {
+        self.run_gated(batch, cursor, out, None).map(|_| ())
+    }
+
+    /// As `run_step`; false if the gate has stopped it.
+    fn run_gated(
+        &mut self,
+        batch: &[BatchItem<'_, Branch>],
+        cursor: &mut Cursor,
+        out: &mut StepOut,
+        gate: Option<Gate<'_>>,
+    ) -> Result<bool> {
         if self.cancel.is_cancelled() {
             return Err(Error::new(ErrorKind::Cancelled, "cancelled before a forward pass"));
         }
@@ -344,10 +382,13 @@ impl Context {
         self.step.fill(&self.books, &self.growths, batch, cursor, max_rows, &mut spans);
         let StepBuffers { tokens, outputs, .. } = &self.step;
         let step = Step { tokens, spans: &spans, outputs, taps: &self.taps };
-        let done = self.executor.forward(&step, &self.cancel, out);
+        let done = match gate {
+            None => self.executor.forward(&step, &self.cancel, out).map(|()| true),
+            Some(gate) => self.executor.forward_until(&step, &self.cancel, out, gate),
+        };
         self.step.spans = reuse(spans);
-        done?;
-        self.check_results(out)
+        let went_on = done?;
+        self.check_results(out).map(|()| went_on)
     }
 
     /// An executor that returned too little is caught here, not where a row is read.
@@ -406,6 +447,28 @@ impl NextLogits for Context {
         match done {
             Ok(()) => self.growths.iter().for_each(|g| self.books.commit(g)),
             Err(_) => self.rollback(),
+        }
+        done
+    }
+
+    fn eval_until(
+        &mut self,
+        batch: &[BatchItem<'_, Branch>],
+        layer: u32,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<bool> {
+        let n_tokens: usize = batch.iter().map(|item| item.tokens.len()).sum();
+        if n_tokens > self.executor.max_rows() {
+            return self.eval(batch).map(|()| true); // several passes: only the last could stop
+        }
+        self.collect();
+        self.n_rows = 0;
+        self.check_batch(batch)?;
+        self.grow(batch)?;
+        let done = self.run_until(batch, layer, go_on);
+        match done {
+            Ok(true) => self.growths.iter().for_each(|g| self.books.commit(g)),
+            Ok(false) | Err(_) => self.rollback(),
         }
         done
     }

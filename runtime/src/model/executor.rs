@@ -124,6 +124,9 @@ pub struct ExecutorOptions {
     pub kv_type: KvType,
 }
 
+/// A layer, and who says after it whether the step goes on.
+pub type Gate<'a> = (u32, &'a mut dyn FnMut(&StepOut) -> bool);
+
 /// Runs forward passes over one model and keeps its keys and values.
 pub trait Executor: Send {
     /// What computes, for reports: `native`, `ggml`.
@@ -146,6 +149,19 @@ pub trait Executor: Send {
     /// # Errors `Cancelled` when `cancel` was set, checked at least once a layer; `Backend` when computing
     /// failed. Keys and values written for the step's own rows may then hold anything; nothing else changed.
     fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()>;
+
+    /// As [`Executor::forward`], but after the gate's layer shows it the taps so far; if it says no, the rest is not
+    /// computed and the result is false. Executors that cannot stop compute everything.
+    /// # Errors As there.
+    fn forward_until(
+        &mut self,
+        step: &Step<'_>,
+        cancel: &CancelFlag,
+        out: &mut StepOut,
+        _gate: Gate<'_>,
+    ) -> Result<bool> {
+        self.forward(step, cancel, out).map(|()| true)
+    }
 
     /// Puts `adapters` in the place of those there were; spans name their weights in the same order.
     /// # Errors `Unsupported` by executors that have none and for tensors they cannot change; nothing changed then.

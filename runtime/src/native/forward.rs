@@ -14,7 +14,7 @@ use super::shared::Shared;
 use super::work::{Acts, Row, Run, Scratch, TASK_QUERIES};
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::spec::Residual;
-use crate::model::{CancelFlag, PAGE_TOKENS, Step, StepOut};
+use crate::model::{CancelFlag, Gate, PAGE_TOKENS, Step, StepOut};
 use std::sync::Mutex;
 
 /// Rows of cheap work a thread takes at a time.
@@ -144,7 +144,14 @@ impl<'a> Target<'a> {
 }
 
 impl NativeExecutor {
-    pub(super) fn run_step(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()> {
+    /// Computes a step. With a gate, false if it did not let the step go on after its layer.
+    pub(super) fn run_step(
+        &mut self,
+        step: &Step<'_>,
+        cancel: &CancelFlag,
+        out: &mut StepOut,
+        mut gate: Option<Gate<'_>>,
+    ) -> Result<bool> {
         self.check(step)?;
         self.list_rows(step);
         self.start_adapters(step)?;
@@ -158,8 +165,7 @@ impl NativeExecutor {
         self.turn_tables(n)?;
         self.embed(step)?;
         self.engine.lap(OpKind::Embed);
-        let mut taps =
-            step.taps.iter().zip(out.hidden.chunks_exact_mut((n_out * spec.n_embd).max(1))).peekable();
+        let mut taps = step.taps.iter().enumerate().peekable();
         for il in 0..spec.layers.len() {
             if cancel.is_cancelled() {
                 return Err(Error::new(ErrorKind::Cancelled, "cancelled before the next layer"));
@@ -167,14 +173,18 @@ impl NativeExecutor {
             let last = il + 1 == spec.layers.len();
             self.layer(il, step, last)?;
             self.control(il, if last { n_out } else { n })?;
-            while let Some((_, rows)) = taps.next_if(|(tap, _)| **tap as usize == il) {
+            while let Some((tap, _)) = taps.next_if(|(_, layer)| **layer as usize == il) {
+                let rows = &mut out.hidden[tap * n_out * spec.n_embd..][..n_out * spec.n_embd];
                 for (i, row) in rows.chunks_exact_mut(spec.n_embd).enumerate() {
                     let from = if last { i } else { step.outputs[i] as usize };
                     row.copy_from_slice(&self.buffers.x[from * spec.n_embd..][..spec.n_embd]);
                 }
             }
+            if gate.as_mut().is_some_and(|(layer, go_on)| *layer as usize == il && !go_on(out)) {
+                return Ok(false);
+            }
         }
-        self.head(n_out, &mut out.logits)
+        self.head(n_out, &mut out.logits).map(|()| true)
     }
 
     /// What the context promises is checked all the same: a wrong page would be a wrong pointer.

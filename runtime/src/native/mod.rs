@@ -39,7 +39,7 @@ mod work;
 use crate::adapters::Adapter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::spec::ModelSpec;
-use crate::model::{CancelFlag, Executor, ExecutorOptions, KvType, Step, StepOut};
+use crate::model::{CancelFlag, Executor, ExecutorOptions, Gate, KvType, Step, StepOut};
 use forward::Engine;
 use kernels::Isa;
 use kv::KvStore;
@@ -136,7 +136,17 @@ impl Executor for NativeExecutor {
     }
 
     fn forward(&mut self, step: &Step<'_>, cancel: &CancelFlag, out: &mut StepOut) -> Result<()> {
-        self.run_step(step, cancel, out)
+        self.run_step(step, cancel, out, None).map(|_| ())
+    }
+
+    fn forward_until(
+        &mut self,
+        step: &Step<'_>,
+        cancel: &CancelFlag,
+        out: &mut StepOut,
+        gate: Gate<'_>,
+    ) -> Result<bool> {
+        self.run_step(step, cancel, out, Some(gate))
     }
 
     fn set_adapters(&mut self, adapters: &[Arc<Adapter>]) -> Result<()> {

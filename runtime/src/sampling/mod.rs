@@ -21,7 +21,7 @@ pub use chain::{Chain, Draw, Extras, Sampled};
 pub use dry::{Dry, DryBreakers};
 pub use memo::{Memo, MemoBranch};
 pub use mirostat::Mirostat;
-pub use next_logits::{BatchItem, Lent, NextLogits, Want};
+pub use next_logits::{BatchItem, GoOn, Lent, NextLogits, Peek, Want};
 pub use params::{SamplerKind, SamplingParams};
 pub use penalties::Penalties;
 pub use random::{Purpose, Random};

@@ -28,6 +28,12 @@ pub struct BatchItem<'a, B> {
     pub want: Want,
 }
 
+/// Hidden state of a tap at a row, `[n_embd]`.
+pub type Peek<'a> = dyn Fn(usize, usize) -> Option<&'a [f32]> + 'a;
+
+/// Whether an evaluation goes on, by the hidden states so far.
+pub type GoOn<'a> = dyn FnMut(&Peek<'_>) -> bool + 'a;
+
 /// A source of next-token logits over forkable branches.
 ///
 /// A branch is a sequence of tokens. Every operation that fails leaves all branches as they were.
@@ -56,6 +62,19 @@ pub trait NextLogits {
     /// The wanted rows are then read with [`NextLogits::row`], numbered in item order.
     /// # Errors The batch is rejected whole and no branch has changed.
     fn eval(&mut self, batch: &[BatchItem<'_, Self::Branch>]) -> Result<()>;
+
+    /// As [`NextLogits::eval`], but after `layer` shows `go_on` the hidden states so far; if it says no, the rest is
+    /// not computed, no branch has changed and the result is false: hidden states up to that layer may be read, rows
+    /// not. Models that cannot stop evaluate everything.
+    /// # Errors As there.
+    fn eval_until(
+        &mut self,
+        batch: &[BatchItem<'_, Self::Branch>],
+        _layer: u32,
+        _go_on: &mut GoOn<'_>,
+    ) -> Result<bool> {
+        self.eval(batch).map(|()| true)
+    }
 
     /// Row `i` of the last `eval`: logits (natural log, unnormalised), `[n_vocab]`.
     /// Rows stay valid until the next `eval`. Panics if `i` is out of range.
@@ -109,6 +128,15 @@ impl<L: NextLogits> NextLogits for Lent<'_, L> {
 
     fn eval(&mut self, batch: &[BatchItem<'_, Self::Branch>]) -> Result<()> {
         self.0.eval(batch)
+    }
+
+    fn eval_until(
+        &mut self,
+        batch: &[BatchItem<'_, Self::Branch>],
+        layer: u32,
+        go_on: &mut GoOn<'_>,
+    ) -> Result<bool> {
+        self.0.eval_until(batch, layer, go_on)
     }
 
     fn row(&self, i: usize) -> &[f32] {

@@ -202,10 +202,25 @@ fn step<L: NextLogits>(
     if items.is_empty() {
         return Ok(());
     }
-    let evaluated = lm.eval(&items);
+    // a lone request may be refused before all layers of its prompt are computed
+    let early = match items.len() {
+        1 => running.iter().find(|s| !s.is_done()).and_then(Slot::early_layer),
+        _ => None,
+    };
+    let evaluated = match early {
+        None => lm.eval(&items).map(|()| true),
+        Some(layer) => lm.eval_until(&items, layer, &mut |peek| {
+            let state = |layer: u32| taps.binary_search(&layer).ok().and_then(|tap| peek(tap, 0));
+            !running.iter().any(|s| !s.is_done() && s.refuses_early(&state))
+        }),
+    };
     drop(items);
     match evaluated {
-        Ok(()) => {}
+        Ok(true) => {}
+        Ok(false) => {
+            let spent = (early.unwrap_or_default(), started.elapsed().as_secs_f64());
+            return refuse_early(lm, setting, running, taps, spent, sink);
+        }
         Err(e) if e.kind() == ErrorKind::Cancelled => {
             running.iter_mut().for_each(|s| s.finish(stopped(&setting.cancel)));
             return Ok(());
@@ -228,6 +243,22 @@ fn step<L: NextLogits>(
         slot.take_step(|i| lm.row(first + i), reading, (forward_s, evals), setting, sink)?;
         first += n_rows;
         side += usize::from(has_side);
+    }
+    Ok(())
+}
+
+/// Ends the request whose prompt was refused by the states of its lower layers.
+fn refuse_early<L: NextLogits>(
+    lm: &L,
+    setting: &Setting<'_>,
+    running: &mut [Slot<L::Branch>],
+    taps: &[u32],
+    spent: (u32, f64),
+    sink: &mut dyn FnMut(usize, Event<'_>),
+) -> Result<()> {
+    let state = |row: usize, layer: u32| taps.binary_search(&layer).ok().and_then(|tap| lm.hidden(tap, row));
+    for slot in running.iter_mut().filter(|s| !s.is_done()) {
+        slot.take_refusal(Reading { state: &state, header: None }, spent, setting, sink)?;
     }
     Ok(())
 }

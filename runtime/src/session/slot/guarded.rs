@@ -106,6 +106,37 @@ impl<B> Slot<B> {
         Ok(())
     }
 
+    /// The layer after which this request may be refused, if its prompt is fed next and nobody keeps its branch.
+    pub fn early_layer(&self) -> Option<u32> {
+        let g = self.guarded.as_ref().filter(|g| g.stage == Stage::Prompt && !self.keep_branch)?;
+        g.watch.early_layer()
+    }
+
+    /// Whether its guards refuse the prompt by the states of the lower layers.
+    pub fn refuses_early(&self, states: &crate::guard::States<'_>) -> bool {
+        self.guarded.as_ref().is_some_and(|g| g.watch.refuses_early(states))
+    }
+
+    /// Ends the request whose prompt was refused after `layer`.
+    pub fn take_refusal<'r>(
+        &mut self,
+        reading: Reading<'_, 'r>,
+        (layer, forward_s): (u32, f64),
+        setting: &Setting<'_>,
+        sink: &mut dyn FnMut(usize, Event<'_>),
+    ) -> Result<()> {
+        self.timings.prefill_s += forward_s;
+        let last = self.n_rows() - 1;
+        let Some(g) = &mut self.guarded else { return Ok(()) };
+        g.watch.set_left_after(layer);
+        let order = g.watch.at_prompt(&|layer| (reading.state)(last, layer), &[]);
+        g.stage = Stage::Answer;
+        self.obey(order, setting)?;
+        self.finish(Finish::Refused); // whatever the order: nothing may be drawn
+        self.show(sink);
+        Ok(())
+    }
+
     /// Takes what guards have taken back out of a branch that is handed on.
     /// # Errors Those of the model.
     pub fn cut_kept<L: NextLogits<Branch = B>>(&mut self, lm: &mut L) -> Result<()> {
