@@ -201,9 +201,13 @@ fn streamed(
 ) -> Result<Vec<Outcome>> {
     let mix = jobs.first().and_then(|job| job.mix.clone());
     let shared = if jobs.iter().all(|job| job.mix == mix) { shared_prefix(&jobs) } else { 0 };
-    let trunk = root(context, mix.as_deref())?;
-    if shared > 0 && shared < context.n_ctx() {
-        let tokens = &jobs[0].tokens[..shared];
+    let (trunk, shared) = match kept(model, context, settings, &jobs, mix.as_deref())? {
+        Some(kept) => kept,
+        None => (root(context, mix.as_deref())?, shared),
+    };
+    let held = context.len(&trunk);
+    if shared > held && shared < context.n_ctx() {
+        let tokens = &jobs[0].tokens[held..shared];
         context.eval(&[BatchItem { branch: &trunk, tokens, want: Want::Nothing }])?;
     }
     let rule = settings.expert.filter(ExpertRule::is_on);
@@ -223,6 +227,25 @@ fn streamed(
     }
     let done = session::run(context, &setting, requests, sink)?;
     Ok(done.into_iter().map(|(_, outcome)| outcome).collect())
+}
+
+/// A branch with the beginning that all jobs share and that is kept on disk, and its length; `None` if there is none.
+fn kept(
+    model: &Model,
+    context: &mut Context,
+    settings: &Settings,
+    jobs: &[Job],
+    mix: Option<&[f32]>,
+) -> Result<Option<(Branch, usize)>> {
+    let Some((store, prefix)) = settings.kept.as_ref().filter(|_| mix.is_none_or(<[f32]>::is_empty)) else {
+        return Ok(None);
+    };
+    let begins = |job: &Job| job.tokens.len() > prefix.len() && job.tokens.starts_with(prefix);
+    if jobs.is_empty() || !jobs.iter().all(begins) || prefix.len() >= context.n_ctx() {
+        return Ok(None);
+    }
+    let (branch, n) = store.begin(model, context, prefix)?;
+    Ok((n > 0).then_some((branch, n)))
 }
 
 /// The request with an expert beside its branch.

@@ -1,6 +1,6 @@
 //! A profile made ready for one model.
 
-use super::{Job, Search};
+use super::{Job, PrefixStore, Search};
 use crate::align::{Constraints, Lexicon, TokenTrie, taken_back};
 use crate::config::{ExpertSection, Method, Mode, PrefillPolicy, Profile};
 use crate::error::{Error, ErrorKind, Result};
@@ -27,6 +27,8 @@ pub struct Settings {
     pub beams: Option<usize>,
     /// A search by rewards.
     pub search: Option<Search>,
+    /// Where the constant beginning of prompts is kept, and its tokens.
+    pub kept: Option<(PrefixStore, Vec<TokenId>)>,
     /// How the first tokens are mixed with those of a job's expert.
     pub expert: Option<ExpertRule>,
     /// Heals the ends of prompts with the tokens of this tree.
@@ -86,6 +88,7 @@ impl Settings {
             },
             beams: is_search.then_some(profile.search.n_beams()),
             search,
+            kept: None,
             expert: profile.expert.as_ref().map(ExpertSection::rule),
             healing: None,
             plan,
@@ -106,6 +109,7 @@ impl Settings {
             limits,
             beams: None,
             search: None,
+            kept: None,
             expert: None,
             healing: None,
             plan: None,

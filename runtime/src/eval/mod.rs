@@ -6,8 +6,10 @@
 
 mod coverage;
 mod csr;
+mod dataset;
 mod diversity;
 mod edits;
+mod frontier;
 mod ifeval;
 mod length;
 mod number;
@@ -16,8 +18,10 @@ mod tournament;
 
 pub use coverage::{Coverage, coverage};
 pub use csr::{Csr, Scope};
+pub use dataset::{LineFile, Pair, PairFilter, PairSource, PromptFilter, Rejected};
 pub use diversity::{Distinct, all_different};
 pub use edits::{char_distance, similarity};
+pub use frontier::{Point, frontier, kl_bound};
 pub use ifeval::{Check, Instruction, Relation, SENTENCE_RULE, Words, loosened};
 pub use length::{Adherence, adherence};
 pub use number::last_number;

@@ -37,15 +37,15 @@ pub struct ModelShape {
 
 /// Branches over one executor. Used from one thread at a time; [`CancelFlag`] works from any.
 pub struct Context {
-    executor: Box<dyn Executor>,
-    shape: ModelShape,
+    pub(super) executor: Box<dyn Executor>,
+    pub(super) shape: ModelShape,
     n_ctx: usize,
     taps: Vec<u32>,
     cancel: CancelFlag,
-    books: KvBooks,
+    pub(super) books: KvBooks,
     bin: Arc<Bin>,
-    growths: Vec<Growth>,
-    copies: Vec<PageCopy>,
+    pub(super) growths: Vec<Growth>,
+    pub(super) copies: Vec<PageCopy>,
     step: StepBuffers,
     /// Results of the last batch; `part` holds those of one step when there are several.
     out: StepOut,
@@ -220,7 +220,7 @@ impl Context {
         self.bin.empty(|slot| self.books.free(slot));
     }
 
-    fn check_branch(&self, branch: &Branch) -> Result<()> {
+    pub(super) fn check_branch(&self, branch: &Branch) -> Result<()> {
         if branch.is_of(&self.bin) {
             if branch.mix.generation == self.mix.generation {
                 return Ok(());

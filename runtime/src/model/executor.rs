@@ -177,6 +177,23 @@ pub trait Executor: Send {
     /// # Errors `Backend`.
     fn copy_page(&mut self, from: u32, to: u32, n_cells: usize) -> Result<()>;
 
+    /// Bytes of a page's keys and values in all layers, and how they lie there; `None` if pages cannot be saved.
+    fn page_layout(&self) -> Option<(usize, String)> {
+        None
+    }
+
+    /// Appends the keys and values of `page`, all layers, to `out`: `page_layout` bytes.
+    /// # Errors `Unsupported` without a layout; `InvalidArgument` if there is no such page.
+    fn read_page(&self, _page: u32, _out: &mut Vec<u8>) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this executor's keys and values cannot be saved"))
+    }
+
+    /// Takes the keys and values of `page` from `bytes`, as [`read_page`](Self::read_page) gave them.
+    /// # Errors As there; `InvalidArgument` for another number of bytes.
+    fn write_page(&mut self, _page: u32, _bytes: &[u8]) -> Result<()> {
+        Err(Error::new(ErrorKind::Unsupported, "this executor's keys and values cannot be restored"))
+    }
+
     /// Bytes of private memory for keys and values and for intermediate results.
     fn memory_bytes(&self) -> (usize, usize);
 

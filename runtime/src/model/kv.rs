@@ -114,6 +114,11 @@ impl KvBooks {
         self.slots[slot as usize].len
     }
 
+    /// The pages of a branch.
+    pub(super) fn pages_of(&self, slot: SlotId) -> &[u32] {
+        &self.tables[self.slots[slot as usize].table as usize].pages
+    }
+
     /// The pages a growth will fill, in order.
     pub(super) fn pages(&self, growth: &Growth) -> &[u32] {
         &self.tables[growth.table as usize].pages

@@ -7,6 +7,7 @@ mod executor;
 mod kv;
 mod open;
 mod options;
+mod saved;
 pub mod spec;
 
 pub use arch::supported as supported_architectures;

@@ -55,6 +55,52 @@ impl KvStore {
         Pages { base: self.map[from..].as_mut_ptr(), record, n_heads, n_pages: self.n_pages }
     }
 
+    /// Bytes of a page in all layers.
+    pub fn page_bytes(&self) -> usize {
+        self.layers.iter().map(|l| l.record * l.n_heads).sum()
+    }
+
+    /// How a page's bytes lie: heads and bytes of a head, layer by layer.
+    pub fn layout(&self) -> String {
+        self.layers.iter().map(|l| format!("{}x{};", l.n_heads, l.record)).collect()
+    }
+
+    /// Appends a page of every layer to `out`.
+    /// # Errors `InvalidArgument` if there is no such page.
+    pub fn read_page(&self, page: u32, out: &mut Vec<u8>) -> Result<()> {
+        let page = self.check(page)?;
+        for layer in &self.layers {
+            let bytes = layer.record * layer.n_heads;
+            out.extend_from_slice(&self.map[layer.from + page * bytes..layer.from + (page + 1) * bytes]);
+        }
+        Ok(())
+    }
+
+    /// Takes a page of every layer from `bytes`.
+    /// # Errors `InvalidArgument` if there is no such page, or for another number of bytes.
+    pub fn write_page(&mut self, page: u32, mut bytes: &[u8]) -> Result<()> {
+        let page = self.check(page)?;
+        if bytes.len() != self.page_bytes() {
+            let message = format!("expected {} bytes of a page, found {}", self.page_bytes(), bytes.len());
+            return Err(Error::new(ErrorKind::InvalidArgument, message));
+        }
+        for layer in &self.layers {
+            let n = layer.record * layer.n_heads;
+            let (own, rest) = bytes.split_at(n);
+            self.map[layer.from + page * n..layer.from + (page + 1) * n].copy_from_slice(own);
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    fn check(&self, page: u32) -> Result<usize> {
+        if (page as usize) < self.n_pages {
+            return Ok(page as usize);
+        }
+        let message = format!("expected pages below {}, found {page}", self.n_pages);
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
     /// Copies a page in every layer.
     /// # Errors `InvalidArgument` if there is no such page.
     pub fn copy_page(&mut self, from: u32, to: u32) -> Result<()> {

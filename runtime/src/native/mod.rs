@@ -157,6 +157,18 @@ impl Executor for NativeExecutor {
         self.kv.copy_page(from, to)
     }
 
+    fn page_layout(&self) -> Option<(usize, String)> {
+        Some((self.kv.page_bytes(), self.kv.layout()))
+    }
+
+    fn read_page(&self, page: u32, out: &mut Vec<u8>) -> Result<()> {
+        self.kv.read_page(page, out)
+    }
+
+    fn write_page(&mut self, page: u32, bytes: &[u8]) -> Result<()> {
+        self.kv.write_page(page, bytes)
+    }
+
     fn set_profiling(&mut self, on: bool) {
         self.engine.profile = on.then(Profile::default);
     }

@@ -10,6 +10,7 @@
 //! guarantees nothing.
 //! Source: Huang et al., DeAL, arXiv 2402.06147; Wang et al., arXiv 2402.00742; Balashankar et al., InfAlign.
 
+mod agreement;
 mod combine;
 mod implicit;
 mod json;
@@ -22,6 +23,7 @@ mod repetition;
 mod tests;
 mod transform;
 
+pub use agreement::agreement;
 pub use combine::{Combine, Combined, GATE_CLOSED, Part};
 pub use implicit::{Implicit, PromptTokens, Reader};
 pub use json::JsonReward;

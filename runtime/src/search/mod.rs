@@ -28,6 +28,7 @@ pub use value::{Estimate, Rollout, best, law, pick};
 
 use crate::align::{Constraint, TokenBytes};
 use crate::error::Result;
+use crate::reward::agreement;
 use crate::reward::{Candidate, Reward, Score, Status};
 use crate::sampling::NextLogits;
 use crate::token::TokenId;
@@ -129,6 +130,10 @@ pub struct SearchReport {
     pub n_draws: Option<usize>,
     /// Candidates that were dropped because they could not win.
     pub n_pruned: u64,
+    /// How far the rewards that ask models rank the texts alike, the two that do so least: 1 alike, 0 the other way
+    /// round. For methods that draw whole texts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub agreement: Option<f64>,
     /// Least effective number of weighted continuations.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ess: Option<f64>,
@@ -232,7 +237,42 @@ pub fn search<L: NextLogits>(
     finish(ended, &mut judge, params.method, n_evals)
 }
 
-fn finish<B>(ended: Ended<B>, judge: &mut Judge<'_>, method: SearchMethod, n_evals: u64) -> Result<Found> {
+/// Rewards that are opinions of models: worth comparing with each other.
+const INTERNAL: [&str; 4] = ["judge", "implicit", "model", "relevance"];
+/// Below this, opinions contradict each other more often than not.
+const LOW_AGREEMENT: f64 = 0.5;
+
+/// The least agreement of two opinions on the drafts; `None` if there are no two.
+fn opinions(judge: &mut Judge<'_>, drafts: &[Draft]) -> Result<Option<f64>> {
+    let names = judge.reward.part_names();
+    let internal: Vec<usize> =
+        (0..names.len()).filter(|&i| INTERNAL.contains(&names[i].0.as_str())).collect();
+    if internal.len() < 2 || drafts.len() < 2 {
+        return Ok(None);
+    }
+    let mut lists: Vec<Vec<f64>> = vec![Vec::with_capacity(drafts.len()); internal.len()];
+    for draft in drafts {
+        let candidate = Candidate { text: &draft.text, is_closed: true };
+        let parts = judge.reward.parts(judge.prompt, candidate)?;
+        lists
+            .iter_mut()
+            .zip(&internal)
+            .for_each(|(list, &i)| list.push(parts.get(i).map_or(f64::NAN, |s| s.value)));
+    }
+    let pairs = (0..lists.len()).flat_map(|i| (0..i).map(move |j| (i, j)));
+    Ok(pairs.filter_map(|(i, j)| agreement(&lists[i], &lists[j])).reduce(f64::min))
+}
+
+fn finish<B>(
+    mut ended: Ended<B>,
+    judge: &mut Judge<'_>,
+    method: SearchMethod,
+    n_evals: u64,
+) -> Result<Found> {
+    let agreement = opinions(judge, &ended.drafts)?;
+    if agreement.is_some_and(|a| a < LOW_AGREEMENT) {
+        ended.warnings.push("low_agreement");
+    }
     let path = ended.path;
     let text = path.text().into_owned();
     let candidate = Candidate { text: &text, is_closed: true };
@@ -255,6 +295,7 @@ fn finish<B>(ended: Ended<B>, judge: &mut Judge<'_>, method: SearchMethod, n_eva
         n_scored: judge.n_scored,
         n_draws: ended.n_draws,
         n_pruned: ended.n_pruned,
+        agreement,
         ess: ended.ess,
         warnings: ended.warnings,
     };

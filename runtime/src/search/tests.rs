@@ -5,7 +5,7 @@ use super::*;
 use crate::align::{Clause, ListVocab};
 use crate::error::ErrorKind;
 use crate::oracles::{HashLaw, Law, Toy, ToyA, enumerate, mean_test, paged, toy_a, toy_b};
-use crate::reward::{Keywords, RewardUnit};
+use crate::reward::{Combine, Combined, Keywords, Part, RewardUnit, Transform};
 use crate::sampling::{Purpose, Random, SamplingParams};
 use std::collections::HashMap;
 
@@ -596,4 +596,31 @@ fn rewards_calibrated_among_the_samples_weigh_alike() {
         assert_eq!(found(true, seed).text, found(false, seed).text, "scale must not matter");
         assert_eq!(found(true, seed).drafts.len(), 8);
     }
+}
+
+#[test]
+fn opinions_that_contradict_each_other_are_told() {
+    /// The letters that a model likes.
+    struct Opinion(&'static str, f64);
+    impl Reward for Opinion {
+        fn name(&self) -> &str {
+            self.0
+        }
+        fn score(&mut self, _: &str, c: Candidate<'_>) -> Result<Score> {
+            let value = 0.5 + self.1 * c.text.len() as f64;
+            Ok(Score::fixed(value, true))
+        }
+    }
+    let part =
+        |name, sign| Part { reward: Box::new(Opinion(name, sign)), weight: 1.0, transform: Transform::None };
+    let params = SearchParams { samples: 8, candidates: 2, ..SearchParams::of(SearchMethod::BestOf) };
+    let of = |parts: Vec<Part>| {
+        let mut reward = Combined::new(parts, Combine::Sum).unwrap();
+        run(toy_a(), &A, &mut reward, &params).report
+    };
+    let alike = of(vec![part("judge", 0.1), part("implicit", 0.05)]);
+    assert_eq!((alike.agreement, alike.warnings.contains(&"low_agreement")), (Some(1.0), false));
+    let opposed = of(vec![part("judge", 0.1), part("implicit", -0.05)]);
+    assert_eq!((opposed.agreement, opposed.warnings.contains(&"low_agreement")), (Some(0.0), true));
+    assert_eq!(of(vec![part("judge", 0.1), part("regex", -0.05)]).agreement, None, "a rule is no opinion");
 }

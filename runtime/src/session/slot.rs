@@ -453,7 +453,7 @@ fn ends_sentence(bytes: &[u8]) -> bool {
     text.ends_with(['.', '!', '?', '…', '。', '！', '？'])
 }
 
-/// A chain that has seen the prompt, as penalties want it, and needs no more memory for `n_tokens`.
+/// A chain that has seen the prompt, as penalties want it where the prompt is not constant, and needs no more memory for `n_tokens`.
 fn chain<B>(setting: &Setting<'_>, request: &Request<B>, n_vocab: usize, n_tokens: usize) -> Result<Chain> {
     let mut chain = Chain::new(&request.sampling, n_vocab)?;
     if request.sampling.dry.multiplier > 0.0 {
@@ -462,7 +462,9 @@ fn chain<B>(setting: &Setting<'_>, request: &Request<B>, n_vocab: usize, n_token
     let log_z = request.aligned.constraint.is_some() || request.aligned.bans.is_some();
     chain.set_extras(Extras { logprob: true, log_z });
     chain.reserve(n_tokens);
-    request.tokens.iter().chain(&request.aligned.prefix).try_for_each(|&t| chain.accept(t))?;
+    // the exemplars of a fenced answer are constant: punishing their words would punish every word of the language
+    let prompt = if request.limits.fenced { &[][..] } else { &request.tokens };
+    prompt.iter().chain(&request.aligned.prefix).try_for_each(|&t| chain.accept(t))?;
     Ok(chain)
 }
 

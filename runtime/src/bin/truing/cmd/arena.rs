@@ -2,6 +2,7 @@
 
 use crate::args::{self, ConstraintArgs, ModelArgs, PromptArgs};
 use crate::exit::BadUsage;
+use crate::nudging::Nudged;
 use crate::rows::Row;
 use crate::{interrupt, output, progress, prompt};
 use anyhow::Result;
@@ -9,12 +10,12 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
-use truing::config::Method;
+use truing::config::{Method, Profile};
 use truing::engine::{self, Exemplars, Job, ModelVocab, Settings};
 use truing::eval::{Estimate, Match, knock_out, strengths_with_intervals};
 use truing::model::{Context, Model};
 use truing::reward::Pairwise;
-use truing::session;
+use truing::session::{self, Limits};
 
 /// Let profiles compete: a knock-out for each prompt, judged by a model, strengths with intervals.
 #[derive(Debug, Args)]
@@ -85,6 +86,10 @@ impl Arena {
         };
         let constraints = ConstraintArgs { profile: Some(file.into()), ..ConstraintArgs::default() };
         let (profile, asked) = constraints.resolve()?;
+        if let Some(nudged) = Nudged::new(&profile, &asked, &model)? {
+            let answers = self.nudged(&model, &nudged, &profile, prompts)?;
+            return Ok(Contestant { name: spec.to_owned(), answers });
+        }
         let mut settings = Settings::new(&profile, asked, || session::lexicon(&model))?;
         if let Some(search) = &mut settings.search {
             args::open_rewards(search)?;
@@ -107,6 +112,28 @@ impl Arena {
         };
         let answers = self.answers(&model, &settings, &prompt, prompts)?;
         Ok(Contestant { name: spec.to_owned(), answers })
+    }
+
+    fn nudged(
+        &self,
+        model: &Arc<Model>,
+        nudged: &Nudged,
+        profile: &Profile,
+        prompts: &[String],
+    ) -> Result<Vec<String>> {
+        let mut pair = nudged.pair(&self.model.run, model)?;
+        interrupt::on_ctrl_c(pair.context.cancel_flag())?;
+        let max_tokens = profile.limits.max_tokens.or(Some(self.max_tokens));
+        let limits = Limits { max_tokens, stop: profile.limits.stop.clone(), ..Limits::default() };
+        let bar = progress::bar(prompts.len() as u64, "answers");
+        let system = profile.prompt.system.as_deref();
+        let mut answer = |text: &String| {
+            bar.inc(1);
+            Ok(pair.answer((system, text), &limits, &mut |_| {})?.text)
+        };
+        let answers = prompts.iter().map(&mut answer).collect();
+        bar.finish_and_clear();
+        answers
     }
 
     fn answers(

@@ -59,6 +59,10 @@ pub struct Generate {
     /// Measure with K masked draws how far masking is from the exact law, instead of answering
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events"], help_heading = "Constraints")]
     distortion: Option<u32>,
+    /// Keep what all prompts begin with (system message, exemplars) on disk, for the next call to read instead of
+    /// evaluating it [default folder: in the model cache]
+    #[arg(long, value_name = "FOLDER", num_args = 0..=1, default_missing_value = "")]
+    keep_prefix: Option<PathBuf>,
     /// Print every event as a JSON object a line, as it is released
     #[arg(long, conflicts_with_all = ["samples", "batch"])]
     events: bool,
@@ -129,6 +133,7 @@ impl Asked {
         if args.heal {
             settings.heal_prompts(&session::lexicon(model));
         }
+        settings.kept = args.keep_prefix.as_deref().map(|f| kept_prefix(f, model, &prompt)).transpose()?;
         let expert = Expert::new(args, &profile, &mut settings, model)?;
         Ok(Self { settings, nudge, expert, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
@@ -407,6 +412,33 @@ impl Generate {
     }
 }
 
+/// Where prompts' constant beginning is kept, and its tokens: those of prompts that share nothing else.
+fn kept_prefix(
+    folder: &std::path::Path,
+    model: &Model,
+    args: &PromptArgs,
+) -> Result<(engine::PrefixStore, Vec<truing::TokenId>)> {
+    let folder = match folder.as_os_str().is_empty() {
+        true => truing::models::Store::from_env()?.root().join("prefixes"),
+        false => folder.to_owned(),
+    };
+    let mut prefix = prompt::tokens(model, args, "a")?;
+    for text in ["0", " Why?", "\n\nÉ"] {
+        let other = prompt::tokens(model, args, text)?;
+        let same = prefix.iter().zip(&other).take_while(|(a, b)| a == b).count();
+        prefix.truncate(same);
+    }
+    Ok((engine::PrefixStore::at(folder), prefix))
+}
+
+/// Says why a kept beginning could not be used.
+fn tell_of_prefix(settings: &Settings) {
+    let last = settings.kept.as_ref().and_then(|(store, _)| store.take_last());
+    if let Some(engine::Kept::Refused(e)) = last {
+        eprintln!("truing: the prompt's beginning was evaluated anew: {e}");
+    }
+}
+
 /// Runs the jobs; Ctrl-C stops them.
 fn answer(
     model: &Model,
@@ -417,7 +449,9 @@ fn answer(
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {
     interrupt::on_ctrl_c(context.cancel_flag())?;
-    Ok(engine::run(model, context, settings, jobs, n_parallel, sink)?)
+    let outcomes = engine::run(model, context, settings, jobs, n_parallel, sink);
+    tell_of_prefix(settings);
+    Ok(outcomes?)
 }
 
 /// A row of `--batch` for a nudged answer.

@@ -12,6 +12,7 @@ mod logits;
 mod probe;
 pub mod pull;
 mod score;
+mod synth;
 mod tokenize;
 
 use anyhow::Result;
@@ -36,6 +37,7 @@ pub enum Command {
     Probe(probe::Probe),
     Control(control::Control),
     Arena(arena::Arena),
+    Synth(synth::Synth),
 }
 
 impl Command {
@@ -58,6 +60,7 @@ impl Command {
             Self::Probe(c) => c.run(),
             Self::Control(c) => c.run(),
             Self::Arena(c) => c.run(),
+            Self::Synth(c) => c.run(),
         }
     }
 }

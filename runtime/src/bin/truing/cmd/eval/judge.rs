@@ -92,6 +92,7 @@ impl Judge {
             Suite::Grammar => "accepted",
             Suite::Distribution => "within_bound",
             Suite::Ifeval => "strict_row",
+            Suite::Frontier => "reward",
             Suite::Gsm8k => "exact_number",
             Suite::Edits => "exact_match",
             Suite::Safety => "refused",

@@ -4,6 +4,7 @@ mod answer;
 mod asked;
 mod distribution;
 mod figures;
+mod frontier;
 mod judge;
 mod safety;
 mod shapes;
@@ -97,6 +98,13 @@ pub struct Eval {
     /// Continue the prompts as they are: no chat template
     #[arg(long)]
     raw: bool,
+    /// How --raw shows a base model a prompt: {prompt} is put in, as in "Question: {prompt}\nAnswer:\n" (with real line
+    /// ends, or \n for them)
+    #[arg(long, value_name = "TEXT", requires = "raw")]
+    raw_form: Option<String>,
+    /// frontier: write the curves to this SVG file
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print one JSON object: suite, n, metrics, rows
     #[arg(long)]
     json: bool,
@@ -152,6 +160,9 @@ impl Eval {
         }
         if self.suite == Suite::Distribution {
             return self.distribution(&profile);
+        }
+        if self.suite == Suite::Frontier {
+            return frontier::run(&self, &profile);
         }
         if profile.constraints.mode() != Mode::Mask {
             return Err(BadUsage("eval runs masked generation only: expected mode \"mask\"".into()).into());
@@ -281,7 +292,16 @@ impl Eval {
 
     fn tokens(&self, shared: &Shared, task: &Task) -> Result<Vec<truing::TokenId>> {
         let args = self.prompt_args(&shared.profile);
-        prompt::tokens(&shared.model, &args, &task.prompt)
+        match &self.raw_form {
+            None => prompt::tokens(&shared.model, &args, &task.prompt),
+            Some(form) => {
+                let Some((before, after)) = form.split_once("{prompt}") else {
+                    return Err(BadUsage("--raw-form: expected a text with {prompt} in it".into()).into());
+                };
+                let (before, after) = (before.replace("\\n", "\n"), after.replace("\\n", "\n"));
+                prompt::tokens(&shared.model, &args, &format!("{before}{}{after}", task.prompt))
+            }
+        }
     }
 
     fn arm(&self, shared: &Shared, tasks: &[Task], jobs: &[Job], constrained: bool) -> Result<Arm> {

@@ -28,6 +28,8 @@ pub enum Suite {
     Ifeval,
     /// Word problems whose answer is a number: rows {question, final}
     Gsm8k,
+    /// What a --reward costs in divergence, with and without a calibrated transform: rows {prompt}
+    Frontier,
     /// Corrected and revised texts: rows {kind, instruction, input, output}
     Edits,
     /// Harmful requests refused, harmless ones answered: rows {prompt, expect: refuse|answer, prefix?} or {harmful, benign}
@@ -90,7 +92,7 @@ impl Task {
             Suite::Length => length(row, index, profile),
             Suite::Jsonschema => schema(row).map(Some),
             // its rows are not answered one text each
-            Suite::Distribution => Ok(None),
+            Suite::Distribution | Suite::Frontier => Ok(None),
             Suite::Grammar => grammar(row).map(Some),
             Suite::Ifeval => ifeval(row).map(Some),
             Suite::Gsm8k => gsm8k(row).map(Some),
