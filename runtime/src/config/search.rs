@@ -4,6 +4,7 @@ use super::reward::RewardSection;
 use crate::error::{Error, ErrorKind, Result};
 use crate::reward::Combine;
 use crate::search::{Choose, SearchMethod, SearchParams};
+use crate::session::BeamParams;
 use crate::steer::{BaseEnd, NudgeParams, OnNone};
 use serde::{Deserialize, Deserializer};
 
@@ -111,13 +112,13 @@ fn lambda<'de, D: Deserializer<'de>>(from: D) -> std::result::Result<Option<f64>
     }
 }
 
-/// Texts side by side where nothing is said.
-const DEFAULT_BEAMS: usize = 8;
-
 impl SearchSection {
-    /// Texts side by side of `method = "beam"`.
-    pub fn n_beams(&self) -> usize {
-        self.beams.unwrap_or(DEFAULT_BEAMS)
+    /// The settings of `method = "beam"`.
+    pub fn beam_params(&self) -> BeamParams {
+        BeamParams {
+            n_beams: self.beams.unwrap_or(BeamParams::DEFAULT_BEAMS),
+            lookahead: self.lookahead.unwrap_or(BeamParams::DEFAULT_LOOKAHEAD),
+        }
     }
 
     /// The search by rewards, if that is the method. Sampling, stop strings and limits are still the defaults.

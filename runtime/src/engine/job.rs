@@ -7,7 +7,7 @@ use crate::model::{Branch, Context, Model};
 use crate::reward::Part;
 use crate::sampling::{BatchItem, NextLogits, SamplingParams, Want};
 use crate::session::{
-    self, AlignPlan, Aligned, Event, Limits, Outcome, Request, SearchPlan, Setting, Source,
+    self, AlignPlan, Aligned, BeamParams, Event, Limits, Outcome, Request, SearchPlan, Setting, Source,
 };
 use crate::token::TokenId;
 
@@ -163,7 +163,7 @@ fn searched(
 fn whole(
     model: &Model,
     context: &mut Context,
-    (plan, beams): (&AlignPlan, Option<usize>),
+    (plan, beams): (&AlignPlan, Option<BeamParams>),
     jobs: Vec<Job>,
     sink: &mut dyn FnMut(usize, Event<'_>),
 ) -> Result<Vec<Outcome>> {

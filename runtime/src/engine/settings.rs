@@ -6,7 +6,7 @@ use crate::config::{ExpertSection, Method, Mode, PrefillPolicy, Profile};
 use crate::error::{Error, ErrorKind, Result};
 use crate::guard::{ExpertRule, GuardPlan, prefill};
 use crate::sampling::SamplingParams;
-use crate::session::{AlignPlan, Aligned, Limits, heal};
+use crate::session::{AlignPlan, Aligned, BeamParams, Limits, heal};
 use crate::token::TokenId;
 use std::sync::Arc;
 
@@ -23,8 +23,8 @@ pub struct Settings {
     pub sampling: SamplingParams,
     /// When to end.
     pub limits: Limits,
-    /// Texts side by side, for a search; needs a constraint that is masked.
-    pub beams: Option<usize>,
+    /// A search with texts side by side; needs a constraint that is masked.
+    pub beams: Option<BeamParams>,
     /// A search by rewards.
     pub search: Option<Search>,
     /// Where the constant beginning of prompts is kept, and its tokens.
@@ -86,7 +86,7 @@ impl Settings {
                 stop: profile.limits.stop.clone(),
                 ..Limits::default()
             },
-            beams: is_search.then_some(profile.search.n_beams()),
+            beams: is_search.then_some(profile.search.beam_params()),
             search,
             kept: None,
             expert: profile.expert.as_ref().map(ExpertSection::rule),
@@ -155,7 +155,7 @@ impl Settings {
     }
 
     /// The plan, if texts come whole: drawn from the conditioned law, or searched with so many beams.
-    pub fn whole(&self) -> Option<(&AlignPlan, Option<usize>)> {
+    pub fn whole(&self) -> Option<(&AlignPlan, Option<BeamParams>)> {
         let plan = self.plan.as_ref().filter(|plan| self.beams.is_some() || plan.mode() != Mode::Mask)?;
         Some((plan, self.beams))
     }
@@ -167,7 +167,7 @@ impl Settings {
             return search.n_branches(MIN_CTX);
         }
         match self.whole() {
-            Some((_, Some(beams))) => 2 * beams + 1,
+            Some((_, Some(beams))) => beams.n_branches(),
             Some((plan, None)) => EXACT_BRANCHES + plan.exact().particles,
             // beside each text the fork that an assistant header is tried on
             None if self.guards.is_some() => 2 * n_parallel,

@@ -2,11 +2,15 @@
 //!
 //! A mask alone makes a model say what it must when nothing else is left, at the end. Here texts that have said
 //! more compete only with texts that have said as much, so words come where they fit: each step extends every
-//! text by its likeliest tokens and by those that lead to what is missing, puts the results in banks by how many
-//! clauses are met, and fills the beam from the banks in turn. One forward pass a step for all texts.
-//! Cost: as many rows a token as there are beams; nothing is streamed before the end. It loses where diversity is
-//! wanted: it is deterministic and ignores sampling settings.
-//! Source: dynamic beam allocation, Post and Vilar, arXiv 1804.06609, with an automaton in place of token counts.
+//! text by its likeliest tokens and by those that lead to what is missing, puts the results in banks by which
+//! clauses are met, and fills the beam from the banks in turn. With a look-ahead twice as many texts are tried a
+//! step, and within a bank those come first after which something missing is likely soon ([`outlook`]).
+//! Cost: as many rows a token as there are beams, or `2 · beams · lookahead`; nothing is streamed before the end.
+//! It loses where diversity is wanted: it is deterministic and ignores sampling settings.
+//! Source: dynamic beam allocation, Post and Vilar, arXiv 1804.06609; groups by the set of met clauses, NeuroLogic,
+//! arXiv 2010.12884; both with an automaton in place of token counts.
+
+mod outlook;
 
 use super::conditioned::text_of;
 use super::{AlignPlan, Event, Exactness, Finish, Outcome, Report, Setting, Source, Timings};
@@ -19,10 +23,62 @@ use std::time::Instant;
 
 /// Most beams.
 pub const MAX_BEAMS: usize = 32;
-/// Exponent of the length that a text's log-probability is divided by; as in A*esque decoding, arXiv 2112.08726.
-const LENGTH_PENALTY: f64 = 0.2;
+/// Steps without a better finished text after which the search is over.
+const PATIENCE: usize = 12;
 /// No text says the same so many tokens twice: likeliest texts repeat themselves otherwise.
 const NO_REPEAT: usize = 3;
+
+/// What leads to something missing is tried among so many of the likeliest tokens: a word where it does not fit is not.
+const RANK_LIMIT: usize = 50;
+/// Texts this many clauses behind the best are given up.
+const TOLERANCE: u32 = 2;
+/// Texts tried a step for each that is kept, with a look-ahead.
+const TRIED: usize = 2;
+
+/// How many texts, and how far they look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BeamParams {
+    /// Texts kept side by side, 1 to [`MAX_BEAMS`].
+    pub n_beams: usize,
+    /// Tokens each text tried is continued by before it is ranked; 0: ranked as it is.
+    pub lookahead: usize,
+}
+
+impl BeamParams {
+    /// Texts side by side where nothing is said.
+    pub const DEFAULT_BEAMS: usize = 8;
+    /// Tokens looked ahead where nothing is said, and the most.
+    pub const DEFAULT_LOOKAHEAD: usize = 5;
+    /// Most tokens looked ahead.
+    pub const MAX_LOOKAHEAD: usize = 64;
+
+    /// # Errors `InvalidArgument` naming what is out of range.
+    pub fn validate(&self) -> Result<()> {
+        let Self { n_beams, lookahead } = self;
+        let message = match () {
+            () if !(1..=MAX_BEAMS).contains(n_beams) => {
+                format!("expected 1 to {MAX_BEAMS} beams, found {n_beams}")
+            }
+            () if *lookahead > Self::MAX_LOOKAHEAD => {
+                format!("expected a lookahead of at most {} tokens, found {lookahead}", Self::MAX_LOOKAHEAD)
+            }
+            () => return Ok(()),
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, message))
+    }
+
+    /// Branches the search holds at once.
+    pub fn n_branches(&self) -> usize {
+        match self.lookahead {
+            0 => 2 * self.n_beams + 1,
+            _ => (2 * TRIED + 1) * self.n_beams + 1,
+        }
+    }
+
+    fn n_tried(&self) -> usize {
+        if self.lookahead == 0 { self.n_beams } else { TRIED * self.n_beams }
+    }
+}
 
 /// A text on its way.
 struct Beam<B> {
@@ -39,7 +95,10 @@ struct Next {
     beam: usize,
     token: TokenId,
     logprob: f64,
-    n_met: u32,
+    /// What the text is ranked by among those that have said the same.
+    rank: f64,
+    /// Which clauses are met, as bits.
+    met: u64,
     is_end: bool,
 }
 
@@ -51,28 +110,26 @@ struct Finished {
 }
 
 impl Finished {
+    /// Log-probability a token, the end counted: by their whole log-probability lists of words would win.
     fn score(&self) -> f64 {
-        self.logprob / (self.ids.len() as f64 + 1.0).powf(LENGTH_PENALTY)
+        self.logprob / (self.ids.len() as f64 + 1.0)
     }
 }
 
-/// The best text that `n_beams` beams find. `sink` gets it whole.
-/// # Errors `InvalidArgument` for no beam or more than [`MAX_BEAMS`]; `Unsatisfiable` if every beam met a dead end;
-/// as [`super::run`].
+/// The best text that the beams find. `sink` gets it whole.
+/// # Errors `InvalidArgument` as [`BeamParams::validate`]; `Unsatisfiable` if every beam met a dead end; as
+/// [`super::run`].
 pub fn beam<L: NextLogits>(
     lm: &mut L,
     setting: &Setting<'_>,
     plan: &AlignPlan,
     source: Source<L::Branch>,
-    n_beams: usize,
+    params: BeamParams,
     sink: &mut dyn FnMut(Event<'_>),
 ) -> Result<Outcome> {
-    if !(1..=MAX_BEAMS).contains(&n_beams) {
-        let message = format!("expected 1 to {MAX_BEAMS} beams, found {n_beams}");
-        return Err(Error::new(ErrorKind::InvalidArgument, message));
-    }
+    params.validate()?;
     let (started, evals) = (Instant::now(), lm.n_evals());
-    let mut search = Search::new(lm, setting, plan, source, n_beams)?;
+    let mut search = Search::new(lm, setting, plan, source, params)?;
     let prefill_s = started.elapsed().as_secs_f64();
     while search.step()? {}
     let (n_prompt, best) = (search.n_prompt, search.best()?);
@@ -113,9 +170,12 @@ struct Search<'m, L: NextLogits> {
     beams: Vec<Beam<L::Branch>>,
     finished: Vec<Finished>,
     ends: TokenSet,
-    n_beams: usize,
+    params: BeamParams,
     max_tokens: usize,
     n_prompt: usize,
+    /// Score of the best finished text, and steps since it was found.
+    best: f64,
+    n_idle: usize,
     mask: TokenSet,
     scratch: Vec<f64>,
 }
@@ -126,7 +186,7 @@ impl<'m, L: NextLogits> Search<'m, L> {
         setting: &Setting<'_>,
         plan: &AlignPlan,
         source: Source<L::Branch>,
-        n_beams: usize,
+        params: BeamParams,
     ) -> Result<Self> {
         let n_prompt = lm.len(&source.branch) + source.tokens.len();
         if n_prompt >= setting.n_ctx || source.tokens.is_empty() {
@@ -151,9 +211,11 @@ impl<'m, L: NextLogits> Search<'m, L> {
             beams: vec![Beam { branch: source.branch, constraint, ids: Vec::new(), logprob: 0.0, row }],
             finished: Vec::new(),
             ends,
-            n_beams,
+            params,
             max_tokens,
             n_prompt,
+            best: f64::NEG_INFINITY,
+            n_idle: 0,
             mask: TokenSet::none(n_vocab),
             scratch: vec![0.0; n_vocab.div_ceil(kernels::BLOCK)],
         })
@@ -166,29 +228,41 @@ impl<'m, L: NextLogits> Search<'m, L> {
             self.extend(i, &mut next)?;
         }
         // the order of equal candidates must not depend on anything but themselves
-        next.sort_by(|a, b| {
-            b.logprob.total_cmp(&a.logprob).then(a.beam.cmp(&b.beam)).then(a.token.cmp(&b.token))
-        });
+        next.sort_by(|a, b| b.rank.total_cmp(&a.rank).then(a.beam.cmp(&b.beam)).then(a.token.cmp(&b.token)));
         for end in next.iter().filter(|n| n.is_end) {
             let ids = self.beams[end.beam].ids.clone();
             self.finished.push(Finished { ids, logprob: end.logprob, is_ended: true });
         }
         next.retain(|n| !n.is_end);
-        let chosen = allocate(&next, self.n_beams);
-        let grown = self.grow(&chosen)?;
-        self.beams = grown;
+        let tried = allocate(&next, self.params.n_tried());
+        let grown = self.grow(&tried)?;
+        self.beams = self.keep(tried, grown)?;
         Ok(!self.beams.is_empty() && !self.is_settled())
     }
 
-    /// Whether enough texts are finished, and none on its way is better than the best of them.
-    fn is_settled(&self) -> bool {
+    /// Whether enough texts are finished, and no better one was for some time.
+    fn is_settled(&mut self) -> bool {
         let best = self.finished.iter().map(Finished::score).fold(f64::NEG_INFINITY, f64::max);
-        let open = self
-            .beams
-            .iter()
-            .map(|b| b.logprob / (b.ids.len() as f64 + 1.0).powf(LENGTH_PENALTY))
-            .fold(f64::NEG_INFINITY, f64::max);
-        self.finished.len() >= self.n_beams && open < best
+        self.n_idle = if best > self.best { 0 } else { self.n_idle + 1 };
+        self.best = self.best.max(best);
+        self.finished.len() >= self.params.n_beams && self.n_idle >= PATIENCE
+    }
+
+    /// Of the texts tried, `grown`, those to go on with: by their outlook, if they look ahead.
+    fn keep(&mut self, mut tried: Vec<Next>, grown: Vec<Beam<L::Branch>>) -> Result<Vec<Beam<L::Branch>>> {
+        let BeamParams { n_beams, lookahead } = self.params;
+        if lookahead == 0 || grown.len() <= n_beams {
+            return Ok(grown);
+        }
+        let outlooks = outlook::outlooks(self.lm, &grown, lookahead, &mut self.mask)?;
+        for (i, (next, outlook)) in tried.iter_mut().zip(outlooks).enumerate() {
+            next.rank += outlook::ALPHA * outlook;
+            next.beam = i;
+        }
+        tried.sort_by(|a, b| b.rank.total_cmp(&a.rank).then(a.beam.cmp(&b.beam)));
+        let kept = allocate(&tried, n_beams);
+        let mut grown: Vec<_> = grown.into_iter().map(Some).collect();
+        Ok(kept.iter().filter_map(|next| grown[next.beam].take()).collect())
     }
 
     /// Candidates of beam `i`: its likeliest tokens, those that lead to what is missing, and the end.
@@ -197,15 +271,12 @@ impl<'m, L: NextLogits> Search<'m, L> {
         self.mask.fill();
         beam.constraint.mask(&mut self.mask)?;
         let norm = kernels::log_sum_exp(&beam.row, None, &mut self.scratch);
-        let mut tokens = Vec::new();
-        beam.constraint.advancing(&mut tokens);
-        tokens.retain(|&t| self.mask.contains(t));
-        let wanted = self.n_beams + 1;
-        for token in likeliest(&beam.row, &self.mask, 2 * wanted) {
-            if !tokens.contains(&token) {
-                tokens.push(token);
-            }
-        }
+        let mut leads = Vec::new();
+        beam.constraint.advancing(&mut leads);
+        let near = likeliest(&beam.row, &self.mask, RANK_LIMIT);
+        let n_likely = 2 * (self.params.n_beams + 1);
+        let tokens = near.iter().enumerate().filter(|(i, t)| *i < n_likely || leads.contains(t));
+        let tokens: Vec<TokenId> = tokens.map(|(_, &t)| t).collect();
         let is_last = beam.ids.len() + 1 >= self.max_tokens;
         let may_follow = |t: TokenId| match is_last {
             true => self.ends.contains(t),
@@ -216,8 +287,9 @@ impl<'m, L: NextLogits> Search<'m, L> {
             if !beam.constraint.accept(token)? {
                 continue;
             }
-            let is_end = self.ends.contains(token);
-            next.push(Next { beam: i, token, logprob, n_met: beam.constraint.met().count_ones(), is_end });
+            let (is_end, met) = (self.ends.contains(token), beam.constraint.met());
+            let rank = logprob / (beam.ids.len() as f64 + 1.0);
+            next.push(Next { beam: i, token, logprob, rank, met, is_end });
             beam.constraint.rollback(1)?;
         }
         Ok(())
@@ -276,17 +348,18 @@ fn repeats(ids: &[TokenId], token: TokenId) -> bool {
     ids.windows(NO_REPEAT).any(|w| w[..NO_REPEAT - 1] == *tail && w[NO_REPEAT - 1] == token)
 }
 
-/// Fills `n` places from banks of candidates with equally many clauses met, the fullest bank first, one from
-/// each in turn. `next` is sorted, best first.
+/// Fills `n` places from banks of candidates that have met the same clauses, the fullest bank first, one from each in
+/// turn; of equally full banks that with the better first. `next` is sorted, best first.
 fn allocate(next: &[Next], n: usize) -> Vec<Next> {
-    let mut banks: Vec<(u32, Vec<Next>)> = Vec::new();
-    for candidate in next {
-        match banks.iter_mut().find(|(n_met, _)| *n_met == candidate.n_met) {
+    let most = next.iter().map(|n| n.met.count_ones()).max().unwrap_or(0);
+    let mut banks: Vec<(u64, Vec<Next>)> = Vec::new();
+    for candidate in next.iter().filter(|n| n.met.count_ones() + TOLERANCE >= most) {
+        match banks.iter_mut().find(|(met, _)| *met == candidate.met) {
             Some((_, bank)) => bank.push(*candidate),
-            None => banks.push((candidate.n_met, vec![*candidate])),
+            None => banks.push((candidate.met, vec![*candidate])),
         }
     }
-    banks.sort_by_key(|(n_met, _)| std::cmp::Reverse(*n_met));
+    banks.sort_by_key(|(met, _)| std::cmp::Reverse(met.count_ones())); // stable: the better first among equals
     let longest = banks.iter().map(|(_, bank)| bank.len()).max().unwrap_or(0);
     let turns = (0..longest).flat_map(|i| banks.iter().filter_map(move |(_, bank)| bank.get(i)));
     turns.take(n).copied().collect()
@@ -313,12 +386,16 @@ mod tests {
 
     #[test]
     fn banks_take_turns_the_fullest_first() {
-        let next = |token, n_met, logprob| Next { beam: 0, token, logprob, n_met, is_end: false };
-        let all = [next(1, 0, -1.0), next(2, 0, -2.0), next(3, 2, -3.0), next(4, 1, -4.0), next(5, 0, -5.0)];
+        let next = |token, met, logprob| Next { beam: 0, token, logprob, rank: logprob, met, is_end: false };
+        let all = [next(1, 0, -1.0), next(2, 0, -2.0), next(3, 6, -3.0), next(4, 1, -4.0), next(5, 0, -5.0)];
         let chosen = |n| allocate(&all, n).iter().map(|c| c.token).collect::<Vec<_>>();
         assert_eq!(chosen(3), [3, 4, 1]);
         assert_eq!(chosen(4), [3, 4, 1, 2]);
         assert_eq!(chosen(9), [3, 4, 1, 2, 5]);
+        // what was said matters, not how much of it; and who is far behind is given up
+        let sets = [next(1, 1, -1.0), next(2, 1, -2.0), next(3, 2, -3.0), next(4, 7, -9.0), next(5, 0, -0.5)];
+        let tokens = |n| allocate(&sets, n).iter().map(|c| c.token).collect::<Vec<_>>();
+        assert_eq!(tokens(9), [4, 1, 3, 2]);
     }
 
     #[test]

@@ -21,7 +21,7 @@ mod slot;
 mod stop;
 
 pub use aligned::{Aligned, Bans, OnMatch};
-pub use beam::{MAX_BEAMS, beam};
+pub use beam::{BeamParams, MAX_BEAMS, beam};
 pub use conditioned::{ExactOptions, ExactReport, Source, distortion, draw};
 pub use fence::{ANSWER_MARKER, FenceStop, QUERY_MARKER};
 pub use law::{Likelihood, law, sampling_bound, total_variation};

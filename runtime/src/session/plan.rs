@@ -96,7 +96,9 @@ impl AlignPlan {
                            expected on_exclude = \"mask\" without hold_partial, or no `after`";
             return Err(Error::new(ErrorKind::BadProfile, message));
         }
-        let filter = is_filtered.then(|| HoldBack::by_push(&phrases)).transpose()?;
+        // a text that ends at a phrase ends right before it; one that goes on is cut between tokens
+        let make = if on_match == OnMatch::Stop { HoldBack::new } else { HoldBack::by_push };
+        let filter = is_filtered.then(|| make(&phrases)).transpose()?;
         Ok(Some(Self {
             masked,
             judge,

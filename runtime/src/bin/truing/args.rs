@@ -8,7 +8,7 @@ mod steer;
 pub use adapters::Weighted;
 pub use constraints::ConstraintArgs;
 pub use guard::GuardArgs;
-pub use steer::SteerArgs;
+pub use steer::{SteerArgs, beams};
 
 use crate::exit::{BadInput, BadUsage};
 use anyhow::{Context as _, Result};

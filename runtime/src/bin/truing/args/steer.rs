@@ -3,9 +3,10 @@
 use crate::exit::BadUsage;
 use anyhow::Result;
 use clap::Args;
-use truing::config::{Method, NudgeSection, Profile, RewardSection};
+use truing::config::{Method, Mode, NudgeSection, Profile, RewardSection};
 use truing::reward::Combine;
 use truing::search::SearchMethod;
+use truing::session::{BeamParams, MAX_BEAMS};
 
 /// How texts are steered. Flags stand over the profile.
 #[derive(Debug, Clone, Default, Args)]
@@ -14,6 +15,9 @@ pub struct SteerArgs {
     /// Search for a text that the rewards like: deal, deal_block, args, best_of, block, rejection, rejection_exact, controlled, transfer_q
     #[arg(long, value_name = "METHOD", value_parser = method)]
     pub search: Option<SearchMethod>,
+    /// Search with N texts side by side instead of drawing one: fluent texts that say what they must; see --lookahead
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=MAX_BEAMS as i64), conflicts_with = "search")]
+    pub beams: Option<u16>,
     /// What to reward: keyword:dog|dogs,cat; length:words=..20; regex:PATTERN; schema:FILE; repetition:3; a weight goes before: '2*regex:…'; repeatable
     #[arg(long, value_name = "KIND[:WHAT]", value_parser = RewardSection::parse)]
     pub reward: Vec<RewardSection>,
@@ -23,7 +27,7 @@ pub struct SteerArgs {
     /// Tokens tried at a place
     #[arg(long, value_name = "K")]
     pub candidates: Option<usize>,
-    /// Tokens looked ahead
+    /// Tokens looked ahead; for --beams 0 to 64, 0 ranks texts as they are [default: 5]
     #[arg(long, value_name = "L")]
     pub lookahead: Option<usize>,
     /// Tokens kept of the best outlook
@@ -91,6 +95,10 @@ impl SteerArgs {
         if let Some(method) = self.search {
             s.method = Method::Reward(method);
         }
+        if self.beams.is_some() {
+            s.method = Method::Beam;
+        }
+        set(&mut s.beams, self.beams.map(usize::from));
         set(&mut s.combine, self.combine);
         set(&mut s.candidates, self.candidates);
         set(&mut s.lookahead, self.lookahead);
@@ -127,4 +135,21 @@ impl SteerArgs {
             None => Ok(()),
         }
     }
+}
+
+/// The search with texts side by side, if `profile` asks for one.
+/// # Errors If nothing is constrained, or not by masking; the ranges of the settings.
+pub fn beams(profile: &Profile, is_constrained: bool) -> Result<Option<BeamParams>> {
+    if profile.search.method != Method::Beam {
+        return Ok(None);
+    }
+    if !is_constrained {
+        return Err(BadUsage("--beams: expected a constraint to search under, found none".into()).into());
+    }
+    if profile.constraints.mode() != Mode::Mask {
+        return Err(BadUsage("--beams and --grammar-mode exact or smc exclude each other".into()).into());
+    }
+    let params = profile.search.beam_params();
+    params.validate()?;
+    Ok(Some(params))
 }

@@ -42,7 +42,7 @@ pub struct Generate {
     #[command(flatten)]
     steer: SteerArgs,
     /// Draw N independent answers (seed, seed+1, ...) and print one JSON object a line
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with = "batch")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000), conflicts_with_all = ["batch", "beams"])]
     samples: Option<u32>,
     /// Answer every row {"id", "prompt", ...} of a JSONL file; rows may set system, max_tokens, temperature, seed, stop, prefill, adapters {name: weight}
     #[arg(long, value_name = "FILE", conflicts_with_all = ["prompt", "file"])]
@@ -50,14 +50,11 @@ pub struct Generate {
     /// Most answers computed together
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=MAX_PARALLEL as i64))]
     parallel: u16,
-    /// Search with N texts side by side instead of drawing one: fluent texts that say what they must
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=session::MAX_BEAMS as i64), conflicts_with_all = ["samples", "distortion"], help_heading = "Constraints")]
-    beams: Option<u16>,
     /// Heal the prompt's end: its last token may become a longer one, as in "The capital of Fra"
     #[arg(long, requires = "raw", conflicts_with_all = ["beams", "distortion"])]
     heal: bool,
     /// Measure with K masked draws how far masking is from the exact law, instead of answering
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events"], help_heading = "Constraints")]
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(2..=10_000), conflicts_with_all = ["samples", "batch", "events", "beams"], help_heading = "Constraints")]
     distortion: Option<u32>,
     /// Keep what all prompts begin with (system message, exemplars) on disk, for the next call to read instead of
     /// evaluating it [default folder: in the model cache]
@@ -116,7 +113,7 @@ impl Asked {
             args.refuse_truncation()?;
         }
         let nudge = args.nudged(&profile, &asked, model)?;
-        let beams = args.beams(&profile, !asked.is_empty())?;
+        let beams = args::beams(&profile, !asked.is_empty())?;
         let mut sampling = args.sampling.params(&profile)?;
         if profile.search.method == Method::Greedy {
             sampling.temperature = args.sampling.temp.unwrap_or(0.0);
@@ -187,28 +184,13 @@ impl Expert {
 }
 
 impl Generate {
-    /// Texts side by side, if flags or profile ask for a search.
-    fn beams(&self, profile: &Profile, is_constrained: bool) -> Result<Option<usize>> {
-        let asked = profile.search.method == Method::Beam;
-        let beams = self.beams.map(usize::from).or(asked.then_some(profile.search.n_beams()));
-        match beams {
-            Some(_) if !is_constrained => {
-                Err(BadUsage("--beams: expected a constraint to search under, found none".into()).into())
-            }
-            Some(_) if profile.constraints.mode() != Mode::Mask => {
-                Err(BadUsage("--beams and --grammar-mode exact or smc exclude each other".into()).into())
-            }
-            beams => Ok(beams),
-        }
-    }
-
     /// The nudger, if there is one.
     fn nudged(&self, profile: &Profile, asked: &Constraints, model: &Arc<Model>) -> Result<Option<Nudged>> {
         let refuse = |what: &str| Err(BadUsage(format!("--nudge and {what} exclude each other")).into());
         match profile.nudge {
             None => Ok(None),
             Some(_) if self.distortion.is_some() => refuse("--distortion"),
-            Some(_) if self.beams.is_some() => refuse("--beams"),
+            Some(_) if profile.search.method == Method::Beam => refuse("--beams"),
             Some(_) if !(self.constraints.guards.is_empty() && profile.guard.is_empty()) => {
                 refuse("guards: a guard watches one model")
             }

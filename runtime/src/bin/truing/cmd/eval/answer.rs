@@ -11,7 +11,9 @@ use truing::config::NudgeSection;
 use truing::engine::{self, Helper, Nudging, Search};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Aligned, Event, Finish, Limits, Outcome, Request, SearchPlan, Setting, Source};
+use truing::session::{
+    self, Aligned, BeamParams, Event, Finish, Limits, Outcome, Request, SearchPlan, Setting, Source,
+};
 use truing::{ErrorKind, TokenId};
 
 /// Rows handed to the loop at once: their constraints are in memory together.
@@ -46,6 +48,8 @@ pub struct Runner<'a> {
     pub planner: Option<&'a Planner<'a>>,
     /// Texts are searched for by rewards.
     pub search: Option<&'a Search>,
+    /// Texts come whole: from beams, or without them drawn from the conditioned law.
+    pub whole: Option<Option<BeamParams>>,
     pub system: Option<&'a str>,
 }
 
@@ -112,12 +116,51 @@ impl Runner<'_> {
         Ok(Answered::Done(Box::new(outcome)))
     }
 
-    fn run_searches(&mut self, search: &Search, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
+    /// Answers one job by a text that comes whole: searched with beams, or drawn from the conditioned law.
+    fn whole(&mut self, beams: Option<BeamParams>, task: &Task, job: &Job) -> truing::Result<Answered> {
+        let room = self.context.n_ctx().saturating_sub(job.tokens.len());
+        let max_tokens = job.limits.max_tokens.unwrap_or(usize::MAX).min(room);
+        let plan = match self.planner.map(|p| p.plan(&task.asked, max_tokens)).transpose() {
+            Ok(plan) => plan.flatten(),
+            Err(e) => return Ok(Answered::Refused(e.to_string())),
+        };
+        let Some(plan) = plan else {
+            return Ok(Answered::Refused("nothing is asked that a text could be drawn under".to_owned()));
+        };
+        let source = Source {
+            branch: self.context.root()?,
+            tokens: job.tokens.clone(),
+            temperature: job.sampling.temperature,
+            max_tokens,
+        };
+        let setting = engine::setting(self.model, self.context, 1);
+        let sink = &mut |_: Event<'_>| {};
+        let outcome = match beams {
+            Some(params) => session::beam(self.context, &setting, &plan, source, params, sink)?,
+            None => {
+                let seeds = [job.sampling.seed];
+                let drawn =
+                    session::draw(self.context, &setting, &plan, source, &seeds, &mut |_, e| sink(e))?;
+                let Some(outcome) = drawn.into_iter().next() else {
+                    return Ok(Answered::Failed("no text was drawn".to_owned()));
+                };
+                outcome
+            }
+        };
+        Ok(Answered::Done(Box::new(outcome)))
+    }
+
+    fn run_one_by_one(&mut self, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
         interrupt::on_ctrl_c(self.context.cancel_flag())?;
-        let mut helper = search.helper(self.model.vocab(), self.context.n_ctx())?;
+        let search = self.search;
+        let (vocab, n_ctx) = (self.model.vocab(), self.context.n_ctx());
+        let mut helper = search.map(|s| s.helper(vocab, n_ctx)).transpose()?;
         let mut answered = Vec::with_capacity(rows.len());
         for (task, job) in rows {
-            let done = self.searched((search, &mut helper), task, job);
+            let done = match (search, &mut helper) {
+                (Some(search), Some(helper)) => self.searched((search, helper), task, job),
+                _ => self.whole(self.whole.flatten(), task, job),
+            };
             self.bar.inc(1);
             answered.push(match done {
                 Err(e) if e.kind() == ErrorKind::Cancelled => return Err(Interrupted.into()),
@@ -129,8 +172,8 @@ impl Runner<'_> {
     }
 
     fn run_chunk(&mut self, rows: &[(&Task, &Job)]) -> Result<Vec<Answered>> {
-        if let Some(search) = self.search {
-            return self.run_searches(search, rows);
+        if self.search.is_some() || self.whole.is_some() {
+            return self.run_one_by_one(rows);
         }
         let mut places = Vec::new();
         let mut requests = Vec::new();
@@ -161,10 +204,10 @@ impl Runner<'_> {
             return Err(Answered::Failed(message));
         }
         let room = job.limits.max_tokens.unwrap_or(usize::MAX).min(n_ctx - n);
-        let aligned = match self.planner {
-            Some(planner) => {
-                planner.aligned(&task.asked, room).map_err(|e| Answered::Refused(e.to_string()))?
-            }
+        let refused = |e: truing::Error| Answered::Refused(e.to_string());
+        let plan = self.planner.map(|p| p.plan(&task.asked, room)).transpose().map_err(refused)?.flatten();
+        let aligned = match plan {
+            Some(plan) => plan.aligned(room).map_err(refused)?,
             None => Aligned::default(),
         };
         Ok(Request {

@@ -4,7 +4,7 @@ use super::suite::Asked;
 use std::sync::Arc;
 use truing::align::{Constraints, Lexicon, Wording};
 use truing::config::{self, ConstraintSection};
-use truing::session::{AlignPlan, Aligned};
+use truing::session::AlignPlan;
 
 /// Puts rows' constraints beside those of the profile.
 pub struct Planner<'a> {
@@ -14,30 +14,31 @@ pub struct Planner<'a> {
 }
 
 impl Planner<'_> {
-    /// The constraint of a row with this many tokens of room. Where the row is content with parts, the shape is
-    /// given up first, then the wording.
+    /// The plan of a row with this many tokens of room; none if it asks nothing. Where the row is content with parts,
+    /// the shape is given up first, then the wording.
     /// # Errors Those of the constraints: what is unsupported or cannot be satisfied.
-    pub fn aligned(&self, asked: &Asked, max_tokens: usize) -> truing::Result<Aligned> {
-        let whole = self.plan(asked, max_tokens);
+    pub fn plan(&self, asked: &Asked, max_tokens: usize) -> truing::Result<Option<AlignPlan>> {
+        let whole = self.whole(asked, max_tokens);
         if whole.is_ok() || !asked.in_parts {
             return whole;
         }
         let words = Asked { wording: asked.wording.clone(), ..Asked::default() };
         let shape = Asked { shape: asked.shape.clone(), ..Asked::default() };
         let parts = [words, shape, Asked::default()];
-        parts.iter().find_map(|part| self.plan(part, max_tokens).ok()).map_or(whole, Ok)
+        parts.iter().find_map(|part| self.whole(part, max_tokens).ok()).map_or(whole, Ok)
     }
 
-    fn plan(&self, asked: &Asked, max_tokens: usize) -> truing::Result<Aligned> {
+    fn whole(&self, asked: &Asked, max_tokens: usize) -> truing::Result<Option<AlignPlan>> {
         let mut constraints = self.base.clone();
         add(&mut constraints.wording, &asked.wording);
         if let Some((kind, text)) = &asked.shape {
             constraints.shape = Some(config::shape(*kind, text)?);
         }
-        match AlignPlan::new(self.section, constraints, &self.lexicon)? {
-            Some(plan) => plan.aligned(max_tokens),
-            None => Ok(Aligned::default()),
+        let plan = AlignPlan::new(self.section, constraints, &self.lexicon)?;
+        if let Some(plan) = &plan {
+            plan.aligned(max_tokens)?; // satisfiable within the limit
         }
+        Ok(plan)
     }
 }
 

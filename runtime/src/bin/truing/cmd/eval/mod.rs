@@ -34,12 +34,14 @@ use truing::engine::Search;
 use truing::eval::{self, Estimate};
 use truing::model::{Context, Model};
 use truing::sampling::SamplingParams;
-use truing::session::{self, Finish, MAX_PARALLEL};
+use truing::session::{self, BeamParams, Finish, MAX_PARALLEL};
 
 /// Seed where none is given: figures should come out again.
 const DEFAULT_SEED: u64 = 1;
 /// Shorter contexts than this are not reckoned with when room for outlooks is made.
 const MIN_CTX: usize = 64;
+/// Branches that exact sampling and its fallback keep.
+const EXACT_BRANCHES: usize = 24;
 /// Temperature of searches that draw whole texts, where nothing is said.
 const DRAW_TEMPERATURE: f32 = 0.8;
 /// Share of rows that may fail to run without the whole run failing.
@@ -128,6 +130,8 @@ struct Shared {
     base: Constraints,
     model: Arc<Model>,
     search: Option<Search>,
+    /// Texts come whole: from beams, or drawn from the conditioned law.
+    whole: Option<Option<BeamParams>>,
     /// The nudger, and how it nudges.
     nudge: Option<Nudger>,
 }
@@ -164,10 +168,15 @@ impl Eval {
         if self.suite == Suite::Frontier {
             return frontier::run(&self, &profile);
         }
-        if profile.constraints.mode() != Mode::Mask {
-            return Err(BadUsage("eval runs masked generation only: expected mode \"mask\"".into()).into());
-        }
         self.steer.put_over(&mut profile)?;
+        let is_exact = profile.constraints.mode() != Mode::Mask;
+        if is_exact && profile.search.params().is_some() {
+            return Err(BadUsage("--search and --grammar-mode exact or smc exclude each other".into()).into());
+        }
+        if is_exact && self.sampling.temp.is_none() && self.constraints.profile.is_none() {
+            profile.sampling.temperature = 1.0; // the model's own law
+        }
+        let beams = args::beams(&profile, true)?;
         if self.constraints.profile.is_none()
             && profile.search.params().is_some_and(|p| p.method.draws_texts())
         {
@@ -176,7 +185,14 @@ impl Eval {
         let (search, nudge) = self.steering(&mut profile, &base)?;
         let rows = Row::read_all(data)?;
         let tasks = self.tasks(&rows, &base.wording)?;
-        let shared = Shared { profile, base, model: self.model.open()?, search, nudge };
+        let shared = Shared {
+            profile,
+            base,
+            model: self.model.open()?,
+            search,
+            nudge,
+            whole: (is_exact || beams.is_some()).then_some(beams),
+        };
         let jobs = self.jobs(&shared, &tasks)?;
         let arms = match (self.compare, self.plain) {
             (true, _) => {
@@ -308,8 +324,13 @@ impl Eval {
         let started = Instant::now();
         let model = &shared.model;
         let n_parallel = usize::from(self.parallel).min(jobs.len().max(1));
-        let n_branches =
-            shared.search.as_ref().map_or(n_parallel + 1, |s| s.n_branches(MIN_CTX).max(n_parallel + 1));
+        let whole = shared.whole.filter(|_| constrained);
+        let n_branches = match (&shared.search, whole) {
+            (Some(search), _) => search.n_branches(MIN_CTX).max(n_parallel + 1),
+            (None, Some(Some(beams))) => beams.n_branches().max(n_parallel + 1),
+            (None, Some(None)) => EXACT_BRANCHES + n_parallel,
+            (None, None) => n_parallel + 1,
+        };
         let mut context = self.context(model, jobs, n_branches)?;
         let mut nudger = match &shared.nudge {
             Some((section, model)) => {
@@ -318,6 +339,8 @@ impl Eval {
             None => None,
         };
         let name = match (constrained, &shared.search, &shared.nudge) {
+            (true, None, _) if matches!(whole, Some(Some(_))) => "beams, constrained",
+            (true, None, _) if whole.is_some() => "conditioned",
             (true, None, _) => "constrained",
             (true, Some(_), _) => "searched, constrained",
             (false, Some(_), _) => "searched",
@@ -337,6 +360,7 @@ impl Eval {
             bar,
             planner: planner.as_ref(),
             search: shared.search.as_ref(),
+            whole,
             system: self.system.as_deref().or(shared.profile.prompt.system.as_deref()),
         };
         let answered = match &mut nudger {
