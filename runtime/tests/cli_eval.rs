@@ -130,6 +130,26 @@ fn keywords_are_covered_and_plain_prompting_stands_beside() {
 }
 
 #[test]
+fn texts_that_come_whole_are_scored_too() {
+    let text = include_str!("data/eval/commongen_dev.jsonl");
+    let rows: Vec<Value> = text.lines().take(1).map(|l| serde_json::from_str(l).expect("JSON")).collect();
+    let value = eval("keywords", &rows, &["--beams", "2", "--lookahead", "2", "--max-tokens", "24"]);
+    assert_eq!(
+        (figure(&value, "coverage_hard"), &value["arm"]),
+        (1.0, &json!("beams, constrained")),
+        "{value}"
+    );
+
+    let row = json!({"id": 1, "prompt": "Is snow white?", "grammar": "root ::= \"Yes\" | \"No\"",
+                     "accept": ["Yes", "No"]});
+    let value = eval("grammar", &[row], &["--grammar-mode", "exact", "--max-tokens", "8"]);
+    assert_eq!((figure(&value, "finished_accepted"), &value["arm"]), (1.0, &json!("conditioned")), "{value}");
+    let model = smollm2();
+    let both = ["eval", "keywords", &model, "--data", "-", "--grammar-mode", "exact", "--beams", "2"];
+    refused(&both, &lines(&rows), 2, &["exclude each other"]);
+}
+
+#[test]
 fn lengths_are_kept() {
     let rows = [
         json!({"id": 1, "prompt": "Tell me about rivers.", "words": "8..12"}),

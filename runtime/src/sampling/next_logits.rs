@@ -146,4 +146,12 @@ impl<L: NextLogits> NextLogits for Lent<'_, L> {
     fn n_evals(&self) -> u64 {
         self.0.n_evals()
     }
+
+    fn set_taps(&mut self, layers: &[u32]) -> Result<()> {
+        self.0.set_taps(layers)
+    }
+
+    fn hidden(&self, tap: usize, row: usize) -> Option<&[f32]> {
+        self.0.hidden(tap, row)
+    }
 }
