@@ -254,7 +254,7 @@ impl<'m, L: NextLogits> Search<'m, L> {
         if lookahead == 0 || grown.len() <= n_beams {
             return Ok(grown);
         }
-        let outlooks = outlook::outlooks(self.lm, &grown, lookahead, &mut self.mask)?;
+        let outlooks = outlook::outlooks(self.lm, &grown, lookahead)?;
         for (i, (next, outlook)) in tried.iter_mut().zip(outlooks).enumerate() {
             next.rank += outlook::ALPHA * outlook;
             next.beam = i;

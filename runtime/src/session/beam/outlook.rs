@@ -3,7 +3,7 @@
 //! Each text is continued greedily for a few tokens, on forks, all together. Where one of the tokens that lead to what
 //! is missing is likely at some of these places, the text is worth keeping though it is not the likeliest. The next
 //! token on the way stands for a phrase: the automaton knows what leads on, whatever the spelling.
-//! Cost: `lookahead - 1` forward passes of a row for each text, and a mask for each row. It loses where the model never
+//! Cost: `lookahead - 1` forward passes of a row for each text. It loses where the model never
 //! leads to the missing words by itself: all outlooks are alike then, and the pressure of banks alone is left.
 //! Source: Lu et al., NeuroLogic A*esque decoding, arXiv 2112.08726: `f = log P / length + α · max h`, with
 //! `h` the log-probability of a missing phrase at an offset of the continuation.
@@ -19,6 +19,9 @@ pub(super) const ALPHA: f64 = 0.25;
 
 /// The worst outlook: no way leads to what is missing.
 const UNLIKELY: f64 = -100.0;
+
+/// Tokens tried at a place of the continuation before it is given up.
+const MAX_TRIES: usize = 4;
 
 /// A text's greedy continuation.
 struct Path<'b, B> {
@@ -38,14 +41,14 @@ pub(super) fn outlooks<L: NextLogits>(
     lm: &mut L,
     beams: &[Beam<L::Branch>],
     lookahead: usize,
-    mask: &mut TokenSet,
 ) -> Result<Vec<f64>> {
+    let all = TokenSet::all(lm.n_vocab());
     let mut scratch = vec![0.0; lm.n_vocab().div_ceil(kernels::BLOCK)];
     let mut paths: Vec<_> = beams.iter().map(Path::new).collect();
     for offset in 0..lookahead {
         let mut tokens: Vec<TokenId> = Vec::new();
         for path in paths.iter_mut().filter(|path| !path.is_over) {
-            let next = path.look(mask, &mut scratch)?;
+            let next = path.look(&all, &mut scratch)?;
             tokens.extend(next.filter(|_| offset + 1 < lookahead));
         }
         if tokens.is_empty() {
@@ -81,27 +84,29 @@ impl<'b, B> Path<'b, B> {
         Self { beam, branch: None, constraint, row: beam.row.clone(), best: None, is_over: false }
     }
 
-    /// Weighs the leads at this place and takes the likeliest token that may come. None, and over, if nothing is
-    /// missing, the text ends, or nothing may come.
-    fn look(&mut self, mask: &mut TokenSet, scratch: &mut [f64]) -> Result<Option<TokenId>> {
+    /// Weighs the leads at this place and takes the likeliest token of `all` that may come. None, and over, if nothing
+    /// is missing, the text ends, or none of the likeliest may come.
+    fn look(&mut self, all: &TokenSet, scratch: &mut [f64]) -> Result<Option<TokenId>> {
         self.is_over = true;
         let mut leads = Vec::new();
         self.constraint.advancing(&mut leads);
         if leads.is_empty() {
             return Ok(None);
         }
-        mask.fill();
-        self.constraint.mask(mask)?;
-        let top = leads.iter().filter(|&&t| mask.contains(t)).map(|&t| self.row[t as usize]);
-        let top = top.fold(f32::NEG_INFINITY, f32::max);
+        let top = leads.iter().map(|&t| self.row[t as usize]).fold(f32::NEG_INFINITY, f32::max);
         let logprob = match top > f32::NEG_INFINITY {
             true => f64::from(top) - kernels::log_sum_exp(&self.row, None, scratch),
             false => UNLIKELY,
         };
         self.best = Some(self.best.unwrap_or(UNLIKELY).max(logprob));
-        let Some(&token) = super::likeliest(&self.row, mask, 1).first() else { return Ok(None) };
-        self.is_over = !self.constraint.accept(token)? || self.constraint.has_ended();
-        Ok(Some(token).filter(|_| !self.is_over))
+        // a whole mask would cost more than the row
+        for token in super::likeliest(&self.row, all, MAX_TRIES) {
+            if self.constraint.accept(token)? {
+                self.is_over = self.constraint.has_ended();
+                return Ok(Some(token).filter(|_| !self.is_over));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -143,8 +148,7 @@ mod tests {
             let row = lm.row(0).to_vec();
             beams.push(Beam { branch, constraint, ids: vec![token], logprob: 0.0, row });
         }
-        let mut mask = TokenSet::none(lm.n_vocab());
-        let found = outlooks(&mut lm, &beams, lookahead, &mut mask).unwrap();
+        let found = outlooks(&mut lm, &beams, lookahead).unwrap();
         assert!(
             beams.iter().all(|b| lm.len(&b.branch) == 2 && b.constraint.len() == 1),
             "texts are left as they are"
@@ -170,8 +174,7 @@ mod tests {
         assert!(constraint.accept(3).unwrap());
         let row = vec![0.0; lm.n_vocab()];
         let beams = [Beam { branch, constraint, ids: vec![3], logprob: 0.0, row }];
-        let mut mask = TokenSet::none(lm.n_vocab());
-        assert_eq!(outlooks(&mut lm, &beams, 4, &mut mask).unwrap(), [0.0]);
+        assert_eq!(outlooks(&mut lm, &beams, 4).unwrap(), [0.0]);
         assert_eq!(lm.n_evals(), 0);
     }
 }

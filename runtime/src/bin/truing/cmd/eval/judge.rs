@@ -1,6 +1,7 @@
 //! What a text is worth: named scores, by the rules of each suite.
 
 use super::suite::Suite;
+use jsonschema::Draft;
 use serde_json::Value;
 use truing::align::{Meter, Range, Unit, read_grammar};
 use truing::eval::{self, Instruction};
@@ -37,7 +38,7 @@ pub struct Validity {
 pub enum Judge {
     Keywords { concepts: Vec<Vec<String>> },
     Length { limits: Vec<(Unit, Range)> },
-    Schema { schema: Value, tests: Vec<(String, bool)> },
+    Schema { schema: Value, draft: Draft, tests: Vec<(String, bool)> },
     Grammar { tests: Vec<Validity> },
     Ifeval { instructions: Vec<Instruction> },
     Number { expected: String },
@@ -61,7 +62,7 @@ impl Judge {
                 vec![yes("coverage_hard", coverage.hard()), number("coverage_soft", coverage.soft())]
             }
             Self::Length { limits } => length(limits, answer, meter),
-            Self::Schema { schema, .. } => schema_scores(schema, answer),
+            Self::Schema { schema, draft, .. } => schema_scores(schema, *draft, answer),
             Self::Grammar { .. } => {
                 let accepted = machine.and_then(|m| read_grammar(m, text).ok()).is_some_and(|v| v.satisfied);
                 let mut scores = vec![yes("finished", answer.is_finished)];
@@ -113,12 +114,14 @@ fn length(limits: &[(Unit, Range)], answer: &Answer<'_>, meter: &Meter) -> Score
     scores
 }
 
-/// Whether a finished text is JSON of the schema, by a validator that shares nothing with the enforcement.
-fn schema_scores(schema: &Value, answer: &Answer<'_>) -> Scores {
+/// Whether a finished text is JSON of the schema, by a validator that shares nothing with the enforcement. `draft`:
+/// which one a schema without `$schema` is of.
+fn schema_scores(schema: &Value, draft: Draft, answer: &Answer<'_>) -> Scores {
     let is_valid = || {
         let value: Value = serde_json::from_str(answer.text).ok()?;
-        let validator = jsonschema::options().should_validate_formats(true).build(schema).ok()?;
-        Some(validator.is_valid(&value))
+        let options = jsonschema::options().should_validate_formats(true);
+        let options = if schema.get("$schema").is_some() { options } else { options.with_draft(draft) };
+        Some(options.build(schema).ok()?.is_valid(&value))
     };
     let is_valid = is_valid().unwrap_or(false);
     let mut scores = vec![yes("finished", answer.is_finished)];

@@ -5,6 +5,7 @@ use super::shapes;
 use crate::rows::Row;
 use anyhow::Result;
 use clap::ValueEnum;
+use jsonschema::Draft;
 use serde_json::Value;
 use truing::align::{Clause, Range, Unit, Wording};
 use truing::config::GrammarKind;
@@ -199,8 +200,23 @@ fn schema(row: &Row) -> Result<Task> {
         prompt,
         asked: Asked { shape: Some((GrammarKind::JsonSchema, written)), ..Asked::default() },
         max_tokens: 512,
-        judge: Judge::Schema { schema: schema.clone(), tests },
+        judge: Judge::Schema { schema: schema.clone(), draft: draft(row)?, tests },
     })
+}
+
+/// The draft that a row names; a schema that names none is of the newest one.
+fn draft(row: &Row) -> Result<Draft> {
+    match row.get("draft").and_then(Value::as_str) {
+        None | Some("2020-12" | "draft2020-12") => Ok(Draft::Draft202012),
+        Some("2019-09" | "draft2019-09") => Ok(Draft::Draft201909),
+        Some("7" | "draft7") => Ok(Draft::Draft7),
+        Some("6" | "draft6") => Ok(Draft::Draft6),
+        Some("4" | "draft4") => Ok(Draft::Draft4),
+        Some(other) => {
+            let expected = "draft4, draft6, draft7, draft2019-09 or draft2020-12";
+            Err(row.bad(format!("key `draft`: expected {expected}, found {other:?}")))
+        }
+    }
 }
 
 /// The grammar of a row: its text, or that of the file it names.

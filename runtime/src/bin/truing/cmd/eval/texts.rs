@@ -20,7 +20,7 @@ impl Texts {
     pub fn score(&self, judge: &Judge, machine: Option<&Machine>) -> Scores {
         match (judge, machine) {
             (Judge::Grammar { tests }, Some(machine)) => grammar(tests, machine),
-            (Judge::Schema { schema, tests }, _) => self.schema(schema.to_string(), tests),
+            (Judge::Schema { schema, tests, .. }, _) => self.schema(schema.to_string(), tests),
             _ => Vec::new(),
         }
     }
