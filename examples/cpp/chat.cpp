@@ -29,6 +29,14 @@ int main(int argc, char **argv) try {
     std::cout << "\n";
     std::cerr << "[" << result.n_generated << " tokens]\n";
 
+    // A guard of the program's: what it objects to is not shown.
+    session.set_guards({truing::guard(
+        "word", [](const std::string &text, bool) { return text.find("Tokyo"); }, TRUING_GUARD_REFUSE)});
+    session.prompt_chat(messages);
+    result = session.generate();
+    std::cerr << "[guarded: " << session.text() << "]\n";
+    session.set_guards({});
+
     try { // an exception of the callback's comes out where it should
         session.prompt_chat(messages);
         session.generate([](const std::string &) -> bool { throw std::runtime_error("enough"); });

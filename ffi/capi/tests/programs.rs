@@ -39,6 +39,18 @@ fn json_in_c_is_json_of_the_schema() {
 }
 
 #[test]
+fn functions_of_the_programs_guard_and_reward_in_c() {
+    let program = compile("c", "c99", &example("c/watch.c"), &[]);
+    let probe = root().join("models/guards/smollm2.prompt.gguf");
+    let watched = run(Command::new(program).arg(real_model("smollm2")).args([JAPAN, "Tokyo"]).arg(probe));
+    let (said, told) = (text(&watched.stdout), text(&watched.stderr));
+    let (guarded, searched) = said.split_once('\n').expect("two answers");
+    assert!(guarded.contains("sorry") && !guarded.contains("Tokyo"), "{said}");
+    assert!(searched.trim().len() > 3, "{said}");
+    assert!(told.contains("the prompt scores"), "{told}");
+}
+
+#[test]
 fn another_thread_stops_an_answer_in_c() {
     let program = compile("c", "c99", &example("c/cancel.c"), &["-pthread"]);
     let stopped = run(Command::new(program).arg(real_model("smollm2")));
@@ -52,6 +64,8 @@ fn the_wrapper_for_cpp_streams_and_passes_exceptions_on() {
     assert!(text(&chat.stdout).contains("Tokyo"), "{}", text(&chat.stdout));
     let told = text(&chat.stderr);
     assert!(told.contains("an exception: enough") && told.contains("temprature"), "{told}");
+    let guarded = told.lines().find(|l| l.starts_with("[guarded: ")).expect("a guarded answer");
+    assert!(guarded.contains("sorry") && !guarded.contains("Tokyo"), "{told}");
 }
 
 #[test]
