@@ -124,7 +124,7 @@
 #define TRUING_KV_F32 1
 
 /**
- * Keys and values as 8-bit integers with scales; executor ggml.
+ * Keys and values as 8-bit integers with scales: half the memory of 16 bits, and not lossless.
  */
 #define TRUING_KV_Q8_0 2
 
@@ -459,7 +459,7 @@ typedef struct truing_context_options {
      */
     size_t n_kv_tokens;
     /**
-     * Threads that compute; 0: one for each processor.
+     * Threads that compute; 0: one for each physical core, of the fast kind where kinds differ.
      */
     size_t n_threads;
     /**

@@ -40,7 +40,8 @@ const KINDS: &[Kind] = &[
 /// `None` for what native says it does not support; any other failure is one.
 fn native(tiny: &Tiny, n_pages: usize) -> Option<Box<dyn Executor>> {
     use truing::model::{ExecutorOptions, KvType};
-    let options = ExecutorOptions { n_pages, max_rows: MAX_ROWS, n_threads: 2, kv_type: KvType::F16 };
+    let options =
+        ExecutorOptions { n_pages, max_rows: MAX_ROWS, n_threads: 2, kv_type: KvType::F16, cpus: Vec::new() };
     match truing::native::NativeExecutor::new(tiny.model.spec_for(tiny.n_ctx), &options) {
         Ok(made) => Some(Box::new(made)),
         Err(e) if e.kind() == ErrorKind::Unsupported => None,
@@ -56,7 +57,13 @@ fn reference(tiny: &Tiny, n_pages: usize) -> Option<Box<dyn Executor>> {
 fn ggml(tiny: &Tiny, n_pages: usize) -> Option<Box<dyn Executor>> {
     use truing::backend::{GgmlExecutor, GgmlOptions};
     use truing::model::{ExecutorOptions, KvType};
-    let options = ExecutorOptions { n_pages, max_rows: 2 * MAX_ROWS, n_threads: 1, kv_type: KvType::F16 };
+    let options = ExecutorOptions {
+        n_pages,
+        max_rows: 2 * MAX_ROWS,
+        n_threads: 1,
+        kv_type: KvType::F16,
+        cpus: Vec::new(),
+    };
     let made = GgmlExecutor::new(tiny.model.spec_for(tiny.n_ctx), &options, &GgmlOptions::default());
     Some(Box::new(made.unwrap_or_else(|e| panic!("{}: {e}", tiny.name))))
 }

@@ -32,7 +32,8 @@ fn file(stem: &str) -> Vec<u8> {
 fn run(bytes: &[u8]) -> usize {
     let Ok(file) = GgufFile::from_bytes("damaged", bytes) else { return 0 };
     let Ok(model) = Model::from_gguf(file, &ModelOptions::default()) else { return 0 };
-    let options = ExecutorOptions { n_pages: 4, max_rows: 40, n_threads: 1, kv_type: KvType::F16 };
+    let options =
+        ExecutorOptions { n_pages: 4, max_rows: 40, n_threads: 1, kv_type: KvType::F16, cpus: Vec::new() };
     let Ok(mut executor) = GgmlExecutor::new(model.spec_for(128), &options, &GgmlOptions::default()) else {
         return 1;
     };

@@ -4,7 +4,7 @@
 mod common;
 
 use std::sync::Arc;
-use truing::model::{Branch, Context, ContextOptions, ExecutorKind, Model, ModelOptions};
+use truing::model::{Branch, Context, ContextOptions, ExecutorKind, KvType, Model, ModelOptions};
 use truing::native::NativeExecutor;
 use truing::sampling::{BatchItem, NextLogits, Want};
 
@@ -22,13 +22,14 @@ fn model() -> Arc<Model> {
     Model::open(common::real_model("smollm2"), &ModelOptions::default()).expect("model")
 }
 
-fn context(model: &Arc<Model>, n_threads: usize, set: Option<&str>) -> Context {
+fn context(model: &Arc<Model>, n_threads: usize, set: Option<&str>, kv_type: KvType) -> Context {
     let options = ContextOptions {
         n_ctx: 256,
         n_kv_tokens: 2048,
         n_threads,
         executor: ExecutorKind::Native,
         instruction_set: set.map(str::to_owned),
+        kv_type,
         ..ContextOptions::default()
     };
     Context::new(model, &options).expect("context")
@@ -101,17 +102,36 @@ fn bits_do_not_depend_on_splits_company_or_threads() {
     let model = model();
     let mut random = Random(7);
     let texts = texts(&mut random);
-    let mut alone = context(&model, 1, None);
-    let expected: Vec<_> = texts.iter().map(|t| plain(&mut alone, t)).collect();
-    for n_threads in [1, 2, 3] {
-        let mut ctx = context(&model, n_threads, None);
-        for round in 0..3 {
-            let found = ragged(&mut ctx, &texts, &mut random);
-            for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
-                assert!(found == expected, "text {i}, {n_threads} threads, round {round}");
+    for (kv_type, n_rounds) in [(KvType::F16, 3), (KvType::Q8_0, 1)] {
+        let mut alone = context(&model, 1, None, kv_type);
+        let expected: Vec<_> = texts.iter().map(|t| plain(&mut alone, t)).collect();
+        for n_threads in [1, 2, 3] {
+            let mut ctx = context(&model, n_threads, None, kv_type);
+            for round in 0..n_rounds {
+                let found = ragged(&mut ctx, &texts, &mut random);
+                for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                    assert!(found == expected, "text {i}, {n_threads} threads, round {round}, {kv_type:?}");
+                }
             }
         }
     }
+}
+
+/// Keys and values in 8 bits take half the memory, and logits move by little.
+#[test]
+fn eight_bits_are_half_the_memory_and_near_the_same_logits() {
+    let model = model();
+    let text: Vec<u32> = (0..60).map(|i| 100 + 911 * i % 40_000).collect();
+    let [wide, narrow] = [KvType::F16, KvType::Q8_0].map(|kv_type| {
+        let mut ctx = context(&model, 1, None, kv_type);
+        let row = plain(&mut ctx, &text).into_iter().map(f32::from_bits).collect::<Vec<_>>();
+        (ctx.memory_bytes().0, row)
+    });
+    assert!(narrow.0 * 100 < wide.0 * 56, "{} of {} bytes", narrow.0, wide.0);
+    let size: f32 = wide.1.iter().map(|x| x * x).sum();
+    let far: f32 = wide.1.iter().zip(&narrow.1).map(|(a, b)| (a - b) * (a - b)).sum();
+    let off = (far / size).sqrt();
+    assert!(off > 0.0 && off < 0.02, "{off}");
 }
 
 /// What is promised is one machine's bits; on instruction sets with the same operations they are the same.
@@ -120,10 +140,12 @@ fn every_vector_instruction_set_gives_the_same_bits() {
     let model = model();
     let text: Vec<u32> = (0..40).map(|i| 100 + 911 * i % 40_000).collect();
     let sets = NativeExecutor::instruction_sets();
-    let rows: Vec<_> =
-        sets[1..].iter().map(|set| (set, plain(&mut context(&model, 1, Some(set)), &text))).collect();
-    for pair in rows.windows(2) {
-        assert!(pair[0].1 == pair[1].1, "{} and {}", pair[0].0, pair[1].0);
+    for kv_type in [KvType::F16, KvType::Q8_0] {
+        let row = |set: &&'static str| (*set, plain(&mut context(&model, 1, Some(set), kv_type), &text));
+        let rows: Vec<_> = sets[1..].iter().map(row).collect();
+        for pair in rows.windows(2) {
+            assert!(pair[0].1 == pair[1].1, "{} and {}, {kv_type:?}", pair[0].0, pair[1].0);
+        }
     }
 }
 

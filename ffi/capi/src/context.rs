@@ -39,7 +39,7 @@ pub const TRUING_EXECUTOR_GGML: u32 = 2;
 pub const TRUING_KV_F16: u32 = 0;
 /// Keys and values as 32-bit floats; executor ggml.
 pub const TRUING_KV_F32: u32 = 1;
-/// Keys and values as 8-bit integers with scales; executor ggml.
+/// Keys and values as 8-bit integers with scales: half the memory of 16 bits, and not lossless.
 pub const TRUING_KV_Q8_0: u32 = 2;
 
 /// How a context is made. Set `struct_size` and everything else to zero for the defaults named.
@@ -53,7 +53,7 @@ pub struct truing_context_options {
     /// Tokens that all sessions (and the texts a search keeps side by side) may hold together, counting what they
     /// share once; 0: `n_ctx`. Memory is touched only as it is used.
     pub n_kv_tokens: usize,
-    /// Threads that compute; 0: one for each processor.
+    /// Threads that compute; 0: one for each physical core, of the fast kind where kinds differ.
     pub n_threads: usize,
     /// Most rows of one forward pass; 0: 512. Smaller takes less memory, larger evaluates prompts faster.
     pub max_rows: usize,

@@ -17,7 +17,7 @@ fn open(stem: &str) -> Arc<Model> {
 }
 
 fn options() -> ExecutorOptions {
-    ExecutorOptions { n_pages: 12, max_rows: 128, n_threads: 1, kv_type: KvType::F16 }
+    ExecutorOptions { n_pages: 12, max_rows: 128, n_threads: 1, kv_type: KvType::F16, cpus: Vec::new() }
 }
 
 fn executor(model: &Model, options: &ExecutorOptions, ggml: &GgmlOptions) -> GgmlExecutor {

@@ -122,6 +122,8 @@ pub struct ExecutorOptions {
     pub n_threads: usize,
     /// Storage of keys and values.
     pub kv_type: KvType,
+    /// Processors that the executor's own threads may run on, where it and the system can say so; empty: any.
+    pub cpus: Vec<usize>,
 }
 
 /// A layer, and who says after it whether the step goes on.

@@ -4,7 +4,7 @@ use super::executor::{Executor, ExecutorOptions, KvType, PAGE_TOKENS};
 use super::open::Model;
 use super::spec::ModelSpec;
 use crate::error::{Error, ErrorKind, Result};
-use crate::native::NativeExecutor;
+use crate::native::{Cores, NativeExecutor};
 use std::sync::Arc;
 
 /// How a context is made. Zeros stand for the defaults named.
@@ -14,8 +14,11 @@ pub struct ContextOptions {
     pub n_ctx: usize,
     /// Tokens that all branches together may hold, counting what forks share once; 0: `n_ctx`.
     pub n_kv_tokens: usize,
-    /// Threads that compute; 0: one for each processor.
+    /// Threads that compute; 0: one for each physical core, of the fast kind where kinds differ, see [`Cores`].
     pub n_threads: usize,
+    /// Processors that threads of truing's own kernels may run on; empty: any, or the fast ones if `n_threads` is 0.
+    /// The calling thread is among those that compute and stays where it is.
+    pub cpus: Vec<usize>,
     /// The most rows of one forward pass; 0: 512. Longer prompts take several.
     pub max_rows: usize,
     /// Storage of keys and values.
@@ -71,12 +74,13 @@ impl ContextOptions {
             let message = format!("n_kv_tokens: expected less than 2^32, found {n_tokens}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        let n_processors = || std::thread::available_parallelism().map_or(1, usize::from);
+        let usual = if self.n_threads == 0 { Cores::detect() } else { Cores::default() };
         Ok(ExecutorOptions {
             n_pages,
             max_rows: if self.max_rows == 0 { DEFAULT_MAX_ROWS } else { self.max_rows },
-            n_threads: if self.n_threads == 0 { n_processors() } else { self.n_threads },
+            n_threads: if self.n_threads == 0 { usual.n_threads } else { self.n_threads },
             kv_type: self.kv_type,
+            cpus: if self.cpus.is_empty() { usual.cpus } else { self.cpus.clone() },
         })
     }
 }

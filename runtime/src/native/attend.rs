@@ -2,7 +2,8 @@
 
 use super::NativeExecutor;
 use super::kernels::{
-    AttendPage, Finish, Isa, NormaliseInPlace, QuantizeQuery, Query, State, StoreCell, Turn,
+    AttendPage, Finish, Isa, NormaliseInPlace, PackCell, QuantizeQuery, Query, State, StoreCell, Turn,
+    UnpackPage,
 };
 use super::kv::Pages;
 use super::plan::{AttentionPlan, HeadNormPlan, RopePlan};
@@ -60,7 +61,9 @@ impl NativeExecutor {
         // Rows of a run are split so that a task has some thirty queries; heads only when there is little to do.
         let rows_a_task = (TASK_QUERIES / a.group()).max(1);
         let n_tiles: usize = runs.iter().map(|run| (run.n as usize).div_ceil(rows_a_task)).sum();
-        let few = n_tiles * a.n_head_kv < 4 * self.engine.pool.n_threads();
+        // heads that are apart would unpack the same pages
+        let least = if stage.pages.packed { 1 } else { 4 };
+        let few = n_tiles * a.n_head_kv < least * self.engine.pool.n_threads();
         let heads_a_task = if few && self.engine.pool.n_threads() > 1 { 1 } else { a.group() };
         let splits = a.group() / heads_a_task;
         let out = Shared::new(&mut b.gathered.x);
@@ -119,7 +122,10 @@ impl Stage<'_> {
         let heads = k.chunks_exact(a.shape.dim_k).zip(v.chunks_exact(a.shape.dim_v));
         for (head, (key, value)) in heads.enumerate() {
             let page = self.pages.record(page, head);
-            self.isa.run(StoreCell { shape: a.shape, cell, key, value, page });
+            match self.pages.packed {
+                true => self.isa.run(PackCell { shape: a.shape, cell, key, value, page }),
+                false => self.isa.run(StoreCell { shape: a.shape, cell, key, value, page }),
+            }
         }
     }
 
@@ -168,10 +174,17 @@ impl Stage<'_> {
                     });
                 }
             }
+            let mut ahead = (page < last_page).then(|| record(page + 1));
+            let mut at = record(page);
+            if self.pages.packed {
+                let (packed, ahead) = (at, ahead.take());
+                self.isa.run(UnpackPage { shape: a.shape, packed, ahead, page: &mut own.page });
+                at = own.page.as_ptr();
+            }
             self.isa.run(AttendPage {
                 shape: a.shape,
-                page: record(page),
-                ahead: (page < last_page).then(|| record(page + 1)),
+                page: at,
+                ahead,
                 queries: &own.queries,
                 softcap: a.softcap,
                 states: &mut own.states,

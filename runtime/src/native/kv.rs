@@ -1,15 +1,22 @@
 //! Storage of keys and values: anonymous memory that costs nothing until it is written.
 
-use super::kernels::HeadShape;
+use super::kernels::{HeadShape, packed_page_bytes};
 use crate::error::{Error, ErrorKind, Result};
 use memmap2::MmapMut;
 
-/// Pages of all layers. A page of one key-value head is one record, see `kernels::attention`.
+/// Bytes of the record of one head in one page.
+pub fn record_bytes(shape: HeadShape, packed: bool) -> usize {
+    let bytes = if packed { packed_page_bytes(shape) } else { shape.page_bytes() };
+    bytes.next_multiple_of(64)
+}
+
+/// Pages of all layers. A page of one key-value head is one record, see `kernels::attention` and `kernels::kv8`.
 #[derive(Debug)]
 pub struct KvStore {
     map: MmapMut,
     layers: Vec<LayerStore>,
     n_pages: usize,
+    packed: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -20,9 +27,13 @@ struct LayerStore {
 }
 
 impl KvStore {
-    /// Room for `n_pages` pages; `layers`: key-value heads and their shape.
+    /// Room for `n_pages` pages; `layers`: key-value heads and their shape; `packed`: in 8 bits.
     /// # Errors `OutOfMemory` if the address space does not hold it, `InvalidArgument` if there is no page.
-    pub fn new(n_pages: usize, layers: impl Iterator<Item = (usize, HeadShape)>) -> Result<Self> {
+    pub fn new(
+        n_pages: usize,
+        packed: bool,
+        layers: impl Iterator<Item = (usize, HeadShape)>,
+    ) -> Result<Self> {
         let full =
             || Error::new(ErrorKind::OutOfMemory, format!("keys and values: {n_pages} pages are too many"));
         if n_pages == 0 {
@@ -30,13 +41,13 @@ impl KvStore {
         }
         let (mut stores, mut from) = (Vec::new(), 0usize);
         for (n_heads, shape) in layers {
-            let record = shape.page_bytes().next_multiple_of(64);
+            let record = record_bytes(shape, packed);
             stores.push(LayerStore { from, record, n_heads });
             let layer = record.checked_mul(n_heads).and_then(|page| page.checked_mul(n_pages));
             from = layer.and_then(|bytes| from.checked_add(bytes)).ok_or_else(full)?;
         }
         let map = MmapMut::map_anon(from.max(1)).map_err(|e| full().because(e))?;
-        Ok(Self { map, layers: stores, n_pages })
+        Ok(Self { map, layers: stores, n_pages, packed })
     }
 
     /// Number of pages.
@@ -52,7 +63,13 @@ impl KvStore {
     /// A layer's pages, for the threads of one loop.
     pub fn layer(&mut self, layer: usize) -> Pages {
         let LayerStore { from, record, n_heads } = self.layers[layer];
-        Pages { base: self.map[from..].as_mut_ptr(), record, n_heads, n_pages: self.n_pages }
+        Pages {
+            base: self.map[from..].as_mut_ptr(),
+            record,
+            n_heads,
+            n_pages: self.n_pages,
+            packed: self.packed,
+        }
     }
 
     /// Bytes of a page in all layers.
@@ -127,6 +144,8 @@ pub struct Pages {
     record: usize,
     n_heads: usize,
     n_pages: usize,
+    /// Records are of 8 bits.
+    pub packed: bool,
 }
 
 // SAFETY: what is behind the pointer outlives the loop and is reached only by `record`, whose results are

@@ -6,7 +6,7 @@
 //! batch, thread count and page layout, which is what makes "same seed, same text" hold.
 //!
 //! Cost: beside the weights, which stay in the map, keys and values (2 bytes a value and 8 a head and
-//! position) and buffers for `max_rows` rows. Nothing is done at start-up that grows with the weights.
+//! position, or half of that, see `kernels::kv8`) and buffers for `max_rows` rows. Nothing is done at start-up that grows with the weights.
 //!
 //! It loses to a GPU on long prompts, and to nothing known on short ones. Weight types without a kernel here
 //! are refused at construction; the ggml executor reads those.
@@ -23,6 +23,7 @@
 )]
 
 mod attend;
+mod cores;
 mod feed;
 mod forward;
 pub mod kernels;
@@ -40,6 +41,7 @@ use crate::adapters::Adapter;
 use crate::error::{Error, ErrorKind, Result};
 use crate::model::spec::ModelSpec;
 use crate::model::{CancelFlag, Executor, ExecutorOptions, Gate, KvType, Step, StepOut};
+pub use cores::{Cores, parse_cpus, pin};
 use forward::Engine;
 use kernels::Isa;
 use kv::KvStore;
@@ -50,6 +52,29 @@ use profile::Profile;
 use std::sync::Arc;
 use std::time::Duration;
 use work::{Buffers, Scratch};
+
+/// Bytes of a page of keys and values, [`PAGE_TOKENS`](crate::model::PAGE_TOKENS) positions in all layers.
+/// # Errors As [`NativeExecutor::new`].
+pub fn kv_page_bytes(spec: &ModelSpec, kv_type: KvType) -> Result<usize> {
+    let packed = is_packed(kv_type)?;
+    let page = |a: &crate::model::spec::Attention| {
+        let shape = kernels::HeadShape { dim_k: a.head_dim_k, dim_v: a.head_dim_v };
+        kv::record_bytes(shape, packed) * a.n_head_kv
+    };
+    Ok(spec.layers.iter().map(|l| page(&l.attn)).sum())
+}
+
+/// Whether keys and values are kept in 8 bits.
+fn is_packed(kv_type: KvType) -> Result<bool> {
+    match kv_type {
+        KvType::F16 => Ok(false),
+        KvType::Q8_0 => Ok(true),
+        other => {
+            let message = format!("expected keys and values of 16 or 8 bits, found {other:?}");
+            Err(Error::new(ErrorKind::Unsupported, message))
+        }
+    }
+}
 
 /// Runs forward passes on the CPU.
 pub struct NativeExecutor {
@@ -75,14 +100,12 @@ impl NativeExecutor {
             let message = format!("expected rows and threads above 0, found {options:?}");
             return Err(Error::new(ErrorKind::InvalidArgument, message));
         }
-        if options.kv_type != KvType::F16 {
-            let message = format!("expected 16-bit keys and values, found {:?}", options.kv_type);
-            return Err(Error::new(ErrorKind::Unsupported, message));
-        }
+        let packed = is_packed(options.kv_type)?;
         let plan = Plan::new(spec)?;
-        let kv = KvStore::new(options.n_pages, plan.layers.iter().map(|l| (l.attn.n_head_kv, l.attn.shape)))?;
-        let pool = Pool::new(options.n_threads)?;
-        let scratch = (0..options.n_threads).map(|_| Scratch::new(&plan, options.max_rows)).collect();
+        let heads = plan.layers.iter().map(|l| (l.attn.n_head_kv, l.attn.shape));
+        let kv = KvStore::new(options.n_pages, packed, heads)?;
+        let pool = Pool::new(options.n_threads, &options.cpus)?;
+        let scratch = (0..options.n_threads).map(|_| Scratch::new(&plan, options.max_rows, packed)).collect();
         let buffers = Buffers::new(&plan, options.max_rows);
         let engine = Engine { isa, pool, scratch, profile: None, low: low_rank::Low::default() };
         Ok(Self { plan, engine, buffers, kv, max_rows: options.max_rows })

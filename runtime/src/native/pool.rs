@@ -76,9 +76,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool in which `n_threads` compute, the caller among them.
+    /// A pool in which `n_threads` compute, the caller among them. `cpus`: the processors that its own threads may run
+    /// on, where the system can be told; none: any. Where the caller's thread runs is its own business.
     /// # Errors `Backend` if the system gives no thread.
-    pub fn new(n_threads: usize) -> Result<Self> {
+    pub fn new(n_threads: usize, cpus: &[usize]) -> Result<Self> {
         let n_workers = n_threads.saturating_sub(1);
         let shared = Arc::new(Shared {
             state: AtomicU64::new(0),
@@ -94,7 +95,13 @@ impl Pool {
         for index in 0..n_workers {
             let shared = Arc::clone(&pool.shared);
             let thread = std::thread::Builder::new().name(format!("truing-{}", index + 1));
-            let thread = thread.spawn(move || work(&shared, index));
+            let cpus = cpus.to_vec();
+            let thread = thread.spawn(move || {
+                if !cpus.is_empty() {
+                    let _ = super::cores::pin(&cpus); // a wish: without it the thread computes elsewhere
+                }
+                work(&shared, index);
+            });
             pool.workers.push(thread.map_err(|e| {
                 Error::new(ErrorKind::Backend, format!("thread {} of {n_threads}", index + 2)).because(e)
             })?);
@@ -282,7 +289,7 @@ mod tests {
     #[test]
     fn every_piece_is_done_once() {
         for n_threads in [1, 2, 5] {
-            let mut pool = Pool::new(n_threads).unwrap();
+            let mut pool = Pool::new(n_threads, &[]).unwrap();
             let mut each = vec![0usize; n_threads];
             for n in [0, 1, 2, 7, 100, 1000].repeat(20) {
                 let counts: Vec<AtomicUsize> = (0..n).map(|_| AtomicUsize::new(0)).collect();
@@ -300,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_piece_is_an_error_and_the_pool_goes_on() {
-        let mut pool = Pool::new(3).unwrap();
+        let mut pool = Pool::new(3, &[]).unwrap();
         for n in [1, 50] {
             let failed = pool.run(&mut [(); 3], n, |i, ()| assert_ne!(i, n / 2));
             assert_eq!(failed.map_err(|e| e.kind()), Err(ErrorKind::Internal));
@@ -310,7 +317,7 @@ mod tests {
 
     #[test]
     fn a_pool_may_move_between_threads_and_rest_between_loops() {
-        let mut pool = Pool::new(2).unwrap();
+        let mut pool = Pool::new(2, &[]).unwrap();
         for _ in 0..20 {
             pool = std::thread::spawn(move || {
                 let sum = AtomicUsize::new(0);

@@ -168,6 +168,8 @@ pub struct Scratch {
     pub states: Vec<State>,
     /// Weighted values of a task's queries.
     pub values: Vec<f32>,
+    /// A page in 16 bits, where pages are kept in 8.
+    pub page: Vec<u8>,
     /// One row of any width.
     pub row: Vec<f32>,
     pub order: Vec<u32>,
@@ -184,7 +186,7 @@ impl AsMut<ProductScratch> for Scratch {
 
 impl Scratch {
     /// Room for steps of `r` rows.
-    pub fn new(plan: &Plan, r: usize) -> Self {
+    pub fn new(plan: &Plan, r: usize, packed: bool) -> Self {
         let most = |f: &dyn Fn(&LayerPlan) -> usize| plan.layers.iter().map(f).max().unwrap_or(0);
         let queries = most(&|l| l.attn.group()).max(TASK_QUERIES);
         let padded = most(&|l| HeadShape::padded_v(l.attn.shape));
@@ -195,6 +197,7 @@ impl Scratch {
             queries: Vec::with_capacity(queries),
             states: Vec::with_capacity(queries),
             values: vec![0.0; queries * padded],
+            page: vec![0; if packed { most(&|l| HeadShape::page_bytes(l.attn.shape)) } else { 0 }],
             row: vec![0.0; plan.spec.n_embd],
             order: Vec::with_capacity(n_expert),
         }
@@ -202,6 +205,6 @@ impl Scratch {
 
     /// Bytes held.
     pub fn bytes(&self) -> usize {
-        self.product.bytes() + 4 * (self.values.len() + self.row.len())
+        self.product.bytes() + 4 * (self.values.len() + self.row.len()) + self.page.len()
     }
 }

@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use truing::TokenId;
 use truing::config::Profile;
-use truing::model::{Context, ContextOptions, ExecutorKind, Model, ModelOptions};
+use truing::model::{Context, ContextOptions, ExecutorKind, KvType, Model, ModelOptions};
 use truing::sampling::{Mirostat, SamplerKind, SamplingParams};
 use truing::session::Limits;
 
@@ -43,12 +43,49 @@ pub struct RunArgs {
     /// What computes
     #[arg(long, value_enum, default_value_t, help_heading = "Running")]
     pub executor: ExecutorArg,
+    /// Storage of keys and values: q8_0 takes half the memory, and is not lossless
+    #[arg(long, value_enum, default_value_t, value_name = "TYPE", help_heading = "Running")]
+    pub cache_type: CacheArg,
+    /// Processors to run on: a list (0-3,6) or a mask (0x4f) [default: any; the fast ones where kinds differ]
+    #[arg(long, value_name = "CPUS", value_parser = parse_cpus, help_heading = "Running")]
+    pub cpu_mask: Option<Cpus>,
+    /// Instruction set of the native kernels, for measurements [default: the best this processor has]
+    #[arg(long, value_name = "NAME", hide = true)]
+    pub instruction_set: Option<String>,
     /// Add a LoRA adapter (GGUF), at SCALE of its strength [default: 1]; repeatable
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Running")]
     pub lora: Vec<Weighted>,
     /// Add a control vector (GGUF) at this strength [default: 1]; repeatable
     #[arg(long, value_name = "FILE[:SCALE]", help_heading = "Running")]
     pub control: Vec<Weighted>,
+}
+
+/// `--cache-type`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub enum CacheArg {
+    /// 16 bits a value
+    #[default]
+    F16,
+    /// 8 bits a value, in blocks of 32 with a scale
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl CacheArg {
+    fn kv_type(self) -> KvType {
+        match self {
+            Self::F16 => KvType::F16,
+            Self::Q8_0 => KvType::Q8_0,
+        }
+    }
+}
+
+/// Numbers of processors.
+#[derive(Debug, Clone)]
+pub struct Cpus(Vec<usize>);
+
+fn parse_cpus(text: &str) -> Result<Cpus, String> {
+    truing::native::parse_cpus(text).map(Cpus).map_err(|e| e.to_string())
 }
 
 /// `--executor`.
@@ -109,10 +146,16 @@ impl RunArgs {
     /// A context for `n_parallel` branches of the chosen length.
     pub fn context(&self, model: &Arc<Model>, n_parallel: usize) -> Result<Context> {
         let n_ctx = self.n_ctx(model);
+        if let Some(Cpus(cpus)) = &self.cpu_mask {
+            // this thread computes, too; threads that it starts run where it may
+            truing::native::pin(cpus).map_err(|e| BadUsage(format!("--cpu-mask: {e}")))?;
+        }
         let options = ContextOptions {
             n_ctx,
             n_kv_tokens: n_ctx.saturating_mul(n_parallel),
             n_threads: self.threads.map_or(0, usize::from),
+            kv_type: self.cache_type.kv_type(),
+            instruction_set: self.instruction_set.clone(),
             executor: match self.executor {
                 ExecutorArg::Auto => ExecutorKind::Auto,
                 ExecutorArg::Native => ExecutorKind::Native,

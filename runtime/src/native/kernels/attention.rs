@@ -31,7 +31,7 @@ const LIMIT: f32 = 32_767.0;
 /// The largest sum of a page's weights: times [`LIMIT`] it stays below 2^31 after rounding.
 const WEIGHTS: f32 = 65_500.0;
 /// Below this a row is zero, so that reciprocals stay finite.
-const TINY: f32 = 1e-30;
+pub(super) const TINY: f32 = 1e-30;
 
 /// Sizes of one key-value head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,11 +58,11 @@ impl HeadShape {
         self.pairs_k() * 4
     }
 
-    const fn scales_at(self) -> usize {
+    pub(super) const fn scales_at(self) -> usize {
         self.pairs_k() * PAGE * 4
     }
 
-    const fn values_at(self) -> usize {
+    pub(super) const fn values_at(self) -> usize {
         self.scales_at() + 2 * PAGE * 4
     }
 
@@ -87,7 +87,7 @@ fn factor(largest: f32, norm: f32) -> (f32, f32) {
 
 /// Largest magnitude and Euclidean norm; NaN counts as larger than infinity.
 #[inline(always)]
-fn extent<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
+pub(super) fn extent<S: Simd>(s: S, x: &[f32]) -> (f32, f32) {
     let (mut largest, mut square) = (s.splat_i(0), s.splat(0.0));
     let mut i = 0;
     while i < x.len() {

@@ -180,6 +180,7 @@ impl Simd for Avx2 {
             // The weight's sign goes to the activation; magnitudes of at most 128 and 127 fit.
             array!(2, |H| dot(acc[H], _mm256_abs_epi8(w[H]), _mm256_sign_epi8(a[H], w[H])))
         }
+        fn mul_i16(a: I, b: I) -> I { array!(2, |H| _mm256_mullo_epi16(a[H], b[H])) }
         fn dot2(acc: I, a: I, b: I) -> I {
             array!(2, |H| _mm256_add_epi32(acc[H], _mm256_madd_epi16(a[H], b[H])))
         }
@@ -190,6 +191,9 @@ impl Simd for Avx2 {
     }
 
     memory! {
+        fn load_i8(p: *const u8) -> I {
+            array!(2, |H| _mm256_cvtepi8_epi16(_mm_loadu_si128(p.add(16 * H).cast())))
+        }
         fn dot16(acc: I, w: I4, a: *const u8) -> I {
             let a = array!(4, |D| _mm256_set1_epi32(a.add(4 * D).cast::<i32>().read_unaligned()));
             array!(2, |H| {

@@ -122,6 +122,7 @@ impl Simd for Avx512 {
 
         fn dot4(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { _mm512_dpbusd_epi32(acc, w, a) }
         fn dot4_wide(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { _mm512_dpbusd_epi32(acc, w, a) }
+        fn mul_i16(a: __m512i, b: __m512i) -> __m512i { _mm512_mullo_epi16(a, b) }
         fn dot2(acc: __m512i, a: __m512i, b: __m512i) -> __m512i { _mm512_dpwssd_epi32(acc, a, b) }
         fn f16(a: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(a)) }
 
@@ -145,6 +146,7 @@ impl Simd for Avx512 {
         fn load(p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
         fn store(p: *mut f32, v: __m512) -> () { _mm512_storeu_ps(p, v) }
         fn splat_at(p: *const u8) -> __m512i { _mm512_set1_epi32(p.cast::<i32>().read_unaligned()) }
+        fn load_i8(p: *const u8) -> __m512i { _mm512_cvtepi8_epi16(_mm256_loadu_si256(p.cast())) }
         fn load_i(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
         fn store_i(p: *mut u8, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
         fn load_rows(base: *const u8, stride: usize) -> [__m512i; 4] {

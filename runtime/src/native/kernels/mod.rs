@@ -17,6 +17,7 @@ mod avx512;
 mod dot;
 mod float;
 mod format;
+mod kv8;
 mod matmul;
 #[cfg(target_arch = "aarch64")]
 mod neon;
@@ -33,6 +34,7 @@ use std::marker::PhantomData;
 
 pub use acts::{BLOCK, Quantize, record_bytes};
 pub use attention::{AttendPage, Finish, HeadShape, QuantizeQuery, Query, State, StoreCell, Turn};
+pub use kv8::{PackCell, Unpack as UnpackPage, packed_page_bytes};
 pub use matmul::{GROUP, Group, Rows, panel_bytes};
 pub use probe::{Dots, Read};
 pub use simd::{Op, Simd};

@@ -176,6 +176,10 @@ impl<const DOT: bool> Simd for Neon<DOT> {
         gt_i(a: I, b: I) -> M = |Q| vcgtq_s32(a[Q], b[Q]);
         dot4(acc: I, w: I, a: I) -> I = |Q| dot::<DOT>(acc[Q], w[Q], a[Q]);
         dot4_wide(acc: I, w: I, a: I) -> I = |Q| dot::<DOT>(acc[Q], w[Q], a[Q]);
+        mul_i16(a: I, b: I) -> I = |Q| {
+            let (a, b) = (vreinterpretq_s16_s32(a[Q]), vreinterpretq_s16_s32(b[Q]));
+            vreinterpretq_s32_s16(vmulq_s16(a, b))
+        };
         dot2(acc: I, a: I, b: I) -> I = |Q| dot_pairs(acc[Q], a[Q], b[Q]);
         f16(a: I) -> F = |Q| half(a[Q]);
     }
@@ -234,6 +238,9 @@ impl<const DOT: bool> Simd for Neon<DOT> {
     }
 
     memory! {
+        fn load_i8(p: *const u8) -> I {
+            array!(4, |Q| vreinterpretq_s32_s16(vmovl_s8(vld1_s8(p.add(8 * Q).cast()))))
+        }
         fn load(p: *const f32) -> F { array!(4, |Q| vld1q_f32(p.add(4 * Q))) }
         fn store(p: *mut f32, v: F) -> () {
             vst1q_f32(p, v[0]);

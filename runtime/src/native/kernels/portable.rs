@@ -198,6 +198,20 @@ impl Simd for Portable {
         dot4_bytes(acc, w, a)
     }
     #[inline]
+    fn mul_i16(self, a: I, b: I) -> I {
+        std::array::from_fn(|i| {
+            let low = (a[i] as i16).wrapping_mul(b[i] as i16);
+            let high = ((a[i] >> 16) as i16).wrapping_mul((b[i] >> 16) as i16);
+            i32::from(low as u16) | i32::from(high) << 16
+        })
+    }
+    #[inline]
+    unsafe fn load_i8(self, p: *const u8) -> I {
+        // SAFETY: the caller vouches for 32 bytes.
+        let at = |i: usize| i16::from(unsafe { p.add(i).cast::<i8>().read() });
+        std::array::from_fn(|i| i32::from(at(2 * i) as u16) | i32::from(at(2 * i + 1)) << 16)
+    }
+    #[inline]
     fn dot2(self, acc: I, a: I, b: I) -> I {
         let halves = |x: i32| [x << 16 >> 16, x >> 16];
         std::array::from_fn(|i| {

@@ -161,6 +161,11 @@ pub trait Simd: Copy + Send + Sync + 'static {
     /// `acc + Σ₂ a·b` in each lane: signed 16-bit halves; not both of a pair may be −32768.
     fn dot2(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
 
+    /// Reads 32 i8, unaligned: as i16, two a lane.
+    unsafe fn load_i8(self, p: *const u8) -> Self::I;
+    /// Products of the 16-bit halves, wrapping.
+    fn mul_i16(self, a: Self::I, b: Self::I) -> Self::I;
+
     /// Reads 16 bytes from each of 16 rows `stride` bytes apart: lane `r` of vector `i` is dword `i` of
     /// row `r`.
     unsafe fn load_rows(self, base: *const u8, stride: usize) -> [Self::I; 4];

@@ -116,6 +116,7 @@ impl Bench {
                 "model": m.path, "executor": name, "threads": threads,
                 "n_prompt": self.n_prompt, "n_gen": self.n_gen, "depth": self.depth, "reps": self.reps,
                 "pp_tok_s": pp, "tg_tok_s": tg, "load_s": m.load_s, "rss_anon_mib": m.rss_anon_mib,
+                "kv_mib": m.context.memory_bytes().0 as f64 / f64::from(1 << 20),
                 "int8_gop_s": m.limits.map(|l| l.int8_gop_s), "read_gb_s": m.limits.map(|l| l.read_gb_s),
                 "pp_share_of_int8": m.shares.as_ref().map(|s| s.prefill),
                 "tg_share_of_read": m.shares.as_ref().map(|s| s.decode),
@@ -138,7 +139,10 @@ impl Bench {
         }
         output::line(&format!("  load    {:.3} s", m.load_s))?;
         if let Some(mib) = m.rss_anon_mib {
-            output::line(&format!("  private memory {mib:.1} MiB"))?;
+            let kv = m.context.memory_bytes().0 as f64 / f64::from(1 << 20);
+            output::line(&format!(
+                "  private memory {mib:.1} MiB; keys and values have room for {kv:.1} MiB"
+            ))?;
         }
         let total: f64 = times.iter().map(|(_, t)| t.as_secs_f64()).sum();
         for (name, time) in &times {

@@ -10,7 +10,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use truing::ErrorKind;
 use truing::gguf::{GgufFile, Pair, Summary, TensorLine, TypeTotal};
-use truing::model::{Context, ContextOptions, ExecutorKind, Model, ModelOptions};
+use truing::model::{Context, ContextOptions, ExecutorKind, KvType, Model, ModelOptions};
 use truing::models::{self, Catalog, Quiet};
 
 /// Show what is in a model file and what truing will do with it.
@@ -78,6 +78,8 @@ struct Plan {
     chat_template: bool,
     /// Bytes of keys and values for 1024 tokens, at 16 bits.
     kv_bytes_per_1024_tokens: usize,
+    /// The same with `--cache-type q8_0`, where the native executor runs it.
+    kv_q8_0_bytes_per_1024_tokens: Option<usize>,
     executors: Vec<ExecutorLine>,
     warnings: Vec<String>,
 }
@@ -181,6 +183,9 @@ impl Plan {
             pre: vocab.pre_name().map(str::to_owned),
             chat_template: model.template().is_ok_and(|t| t.is_some()),
             kv_bytes_per_1024_tokens: attn().map(values).sum::<usize>() * 2 * 1024,
+            kv_q8_0_bytes_per_1024_tokens: truing::native::kv_page_bytes(spec, KvType::Q8_0)
+                .ok()
+                .map(|bytes| bytes * 1024 / truing::model::PAGE_TOKENS),
             executors: executors(model),
             warnings: vocab.warnings().to_vec(),
         }
@@ -200,7 +205,13 @@ impl Plan {
             vec!["chat template".into(), if self.chat_template { "yes" } else { "none" }.into()],
             vec![
                 "keys and values".into(),
-                format!("{} for 1024 tokens", output::size(self.kv_bytes_per_1024_tokens as u64)),
+                match self.kv_q8_0_bytes_per_1024_tokens {
+                    Some(half) => {
+                        let (whole, half) = (self.kv_bytes_per_1024_tokens as u64, half as u64);
+                        format!("{} for 1024 tokens, {} as q8_0", output::size(whole), output::size(half))
+                    }
+                    None => format!("{} for 1024 tokens", output::size(self.kv_bytes_per_1024_tokens as u64)),
+                },
             ],
         ];
         for e in &self.executors {
