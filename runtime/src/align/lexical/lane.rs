@@ -90,6 +90,8 @@ impl Outline {
 pub(super) struct Lane {
     pub matcher: Matcher,
     outlines: Vec<Outline>,
+    /// Symbols of the longest phrase: asked for at every character.
+    longest: usize,
     /// Range of `steps` for each letter.
     expansions: Vec<(u32, u32)>,
     steps: Vec<Step>,
@@ -279,6 +281,7 @@ impl Draft {
         Lane {
             classes,
             matcher: self.matcher,
+            longest: self.outlines.iter().map(|o| o.path.len()).max().unwrap_or(0),
             outlines: self.outlines,
             expansions,
             steps,
@@ -447,7 +450,7 @@ impl Lane {
 
     /// Most symbols that are ever remembered.
     pub fn longest(&self) -> usize {
-        self.outlines.iter().map(|o| o.path.len()).max().unwrap_or(0)
+        self.longest
     }
 
     fn advance(&self, s: &mut LaneState, step: Step) -> StateId {
