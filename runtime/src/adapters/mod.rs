@@ -61,9 +61,10 @@ impl Adapter {
             (_, Some(control::ARCHITECTURE)) => AdapterKind::Control(ControlVector::read(file, base)?),
             (Some("adapter"), _) => AdapterKind::Lora(Lora::read(file, base)?),
             (kind, architecture) => {
+                let (kind, architecture) = (kind.unwrap_or("none"), architecture.unwrap_or("none"));
                 return Err(bad(format!(
-                    "expected general.type \"adapter\" or general.architecture \"controlvector\", found {kind:?} and \
-                     {architecture:?}"
+                    "expected general.type adapter or general.architecture controlvector, found {kind} and \
+                     {architecture}"
                 )));
             }
         };

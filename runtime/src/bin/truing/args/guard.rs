@@ -11,10 +11,12 @@ use truing::model::Model;
 use truing::template::ChatTemplate;
 use truing::vocab::Specials;
 
-/// The guard that comes with truing, for the default model.
+/// The guards that come with truing, for the default model.
 const DEFAULT: &str = include_str!("../../../../../models/guards/smollm2.toml");
-const DEFAULT_FILES: [(&str, &[u8]); 1] =
-    [("smollm2.prompt.gguf", include_bytes!("../../../../../models/guards/smollm2.prompt.gguf"))];
+const DEFAULT_FILES: [(&str, &[u8]); 2] = [
+    ("smollm2.prompt.gguf", include_bytes!("../../../../../models/guards/smollm2.prompt.gguf")),
+    ("smollm2.response.gguf", include_bytes!("../../../../../models/guards/smollm2.response.gguf")),
+];
 
 /// What watches the answer. Flags add to the profile.
 #[derive(Debug, Clone, Default, Args)]
