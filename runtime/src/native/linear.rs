@@ -1,6 +1,6 @@
 //! Matrices where they lie in the map, and the loops that multiply by them.
 
-use super::kernels::{GROUP, Group, Isa, Kernel, Rows, panel_bytes, record_bytes, scalar};
+use super::kernels::{GROUP, Group, Isa, Kernel, Rows, dequantize_row, panel_bytes, record_bytes};
 use super::low_rank::{Low, LowRank};
 use super::pool::Pool;
 use crate::error::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ pub fn floats(t: &Tensor, n: usize) -> Result<Vec<f32>> {
         );
     }
     let mut out = vec![0.0; n];
-    if scalar::dequantize_row(t.ty, &t.data, &mut out) { Ok(out) } else { Err(unsupported(t)) }
+    if dequantize_row(t.ty, &t.data, &mut out) { Ok(out) } else { Err(unsupported(t)) }
 }
 
 fn unsupported(t: &Tensor) -> Error {
@@ -346,7 +346,7 @@ pub fn embedding_row(t: &Tensor, i: usize, out: &mut [f32]) -> Result<()> {
     let row_bytes = t.row_bytes();
     let row = i.checked_mul(row_bytes).and_then(|from| t.data.get(from..from + row_bytes));
     match row {
-        Some(row) if t.dims[0] == out.len() && scalar::dequantize_row(t.ty, row, out) => Ok(()),
+        Some(row) if t.dims[0] == out.len() && dequantize_row(t.ty, row, out) => Ok(()),
         Some(_) => Err(unsupported(t)),
         None => {
             Err(Error::new(ErrorKind::BadFile, format!("expected row {i}, found {:?}", t.dims)).at(&*t.name))

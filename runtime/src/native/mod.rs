@@ -9,7 +9,7 @@
 //! position, or half of that, see `kernels::kv8`) and buffers for `max_rows` rows. Nothing is done at start-up that grows with the weights.
 //!
 //! It loses to a GPU on long prompts, and to nothing known on short ones. Weight types without a kernel here
-//! are refused at construction; the ggml executor reads those.
+//! go through ggml's dot products, see `kernels::foreign`; in a build without ggml they are refused at construction.
 #![allow(unsafe_code)]
 #![allow(
     clippy::excessive_precision,

@@ -16,6 +16,8 @@ mod avx2;
 mod avx512;
 mod dot;
 mod float;
+#[cfg(feature = "ggml")]
+mod foreign;
 mod format;
 mod kv8;
 mod matmul;
@@ -23,7 +25,7 @@ mod matmul;
 mod neon;
 mod portable;
 mod probe;
-pub(super) mod scalar;
+mod scalar;
 mod simd;
 #[cfg(test)]
 mod tests;
@@ -143,11 +145,19 @@ impl Isa {
     }
 }
 
+/// Who computes a product.
+#[derive(Clone, Copy, Debug)]
+enum Run {
+    Own(fn(Vector, Group<'_>)),
+    #[cfg(feature = "ggml")]
+    Foreign(truing_ggml::Kernel),
+}
+
 /// The product of one weight type, and the activations it reads.
 #[derive(Clone, Copy, Debug)]
 pub struct Kernel {
     ty: GgmlType,
-    run: fn(Vector, Group<'_>),
+    run: Run,
     /// Activations are records of [`Quantize`]; else they are f32 rows.
     pub quantised: bool,
 }
@@ -156,8 +166,8 @@ impl Kernel {
     /// The kernel of a weight type; `None` if there is none here.
     pub fn of(ty: GgmlType) -> Option<Self> {
         use GgmlType as T;
-        let quantised = |run| Some(Self { ty, run, quantised: true });
-        let float = |run| Some(Self { ty, run, quantised: false });
+        let quantised = |run| Some(Self { ty, run: Run::Own(run), quantised: true });
+        let float = |run| Some(Self { ty, run: Run::Own(run), quantised: false });
         match ty {
             T::F32 => float(float_group::<float::F32>),
             T::F16 => float(float_group::<float::F16>),
@@ -175,18 +185,42 @@ impl Kernel {
             T::IQ4_NL => quantised(quantised_group::<format::Iq4Nl>),
             T::IQ4_XS => quantised(quantised_group::<format::Iq4Xs>),
             T::MXFP4 => quantised(quantised_group::<format::Mxfp4>),
-            _ => None,
+            _ => Self::foreign(ty),
+        }
+    }
+
+    /// ggml's own product, where this build has it.
+    fn foreign(ty: GgmlType) -> Option<Self> {
+        #[cfg(feature = "ggml")]
+        return foreign::kernel(ty).map(|k| Self { ty, run: Run::Foreign(k), quantised: false });
+        #[cfg(not(feature = "ggml"))]
+        {
+            let _ = ty;
+            None
         }
     }
 
     /// Fills the group's tile. Panics if its slices are shorter than they must be.
     pub fn run(self, isa: Isa, group: Group<'_>) {
-        match isa.0 {
+        match (self.run, isa.0) {
+            #[cfg(feature = "ggml")]
+            (Run::Foreign(kernel), _) => foreign::group(kernel, group),
             // The products of all types take much code; plain Rust has the scalar twin alone.
-            Kind::Portable => scalar::group(self.ty, group),
-            Kind::Vector(v) => (self.run)(v, group),
+            (Run::Own(_), Kind::Portable) => scalar::group(self.ty, group),
+            (Run::Own(run), Kind::Vector(v)) => run(v, group),
         }
     }
+}
+
+/// Stored values as f32; false if the type has no kernel here or lengths differ.
+pub fn dequantize_row(ty: GgmlType, row: &[u8], out: &mut [f32]) -> bool {
+    if scalar::dequantize_row(ty, row, out) {
+        return true;
+    }
+    #[cfg(feature = "ggml")]
+    return foreign::dequantize_row(ty, row, out);
+    #[cfg(not(feature = "ggml"))]
+    false
 }
 
 fn quantised_group<F: format::Format>(v: Vector, mut group: Group<'_>) {
