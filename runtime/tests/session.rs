@@ -145,3 +145,38 @@ fn each_token_is_drawn_at_its_own_position() {
     }
     assert_eq!(answer.ids, ids);
 }
+
+/// Exemplars are the same in every prompt: penalties see the answer alone where it stands in a fence, else the prompt.
+#[test]
+fn penalties_of_a_fenced_answer_do_not_see_its_prompt() {
+    let mut answers = Vec::new();
+    for fenced in [true, false] {
+        let mut rig = Rig::new();
+        let mut request = rig.request(3, 30);
+        request.limits.fenced = fenced;
+        request.sampling.penalties.last_n = -1;
+        request.sampling.penalties.presence = 3.0;
+        let (prompt, params) = (request.tokens.clone(), request.sampling.clone());
+        let answer = rig.run(vec![request], 1, &mut |_, _| ()).expect("answer").remove(0).1;
+
+        let mut rig = Rig::new();
+        let mut allowed = TokenSet::all(rig.context.n_vocab());
+        rig.model.vocab().eog_ids().iter().for_each(|&id| allowed.remove(id));
+        let mut chain = Chain::new(&params, rig.context.n_vocab()).expect("chain");
+        if !fenced {
+            prompt.iter().for_each(|&t| chain.accept(t).expect("accepted"));
+        }
+        let branch = rig.context.root().expect("branch");
+        let (mut feed, mut ids) = (prompt, Vec::new());
+        for position in 0..12 {
+            rig.context.eval(&[BatchItem { branch: &branch, tokens: &feed, want: Want::Last }]).expect("row");
+            let token = chain.sample(rig.context.row(0), Some(&allowed), position).expect("token").token;
+            chain.accept(token).expect("accepted");
+            ids.push(token);
+            feed = vec![token];
+        }
+        assert_eq!(answer.ids, ids, "fenced {fenced}");
+        answers.push(ids);
+    }
+    assert_ne!(answers[0], answers[1], "the prompt makes a difference");
+}

@@ -126,11 +126,28 @@ pub fn open_named(name: &str) -> Result<Arc<Model>> {
     open_model(&crate::cmd::pull::ensure(Some(name))?)
 }
 
+/// What a second model needs beside its file: vocabulary, keys and values, intermediate results.
+const SECOND_MODEL_BYTES: u64 = 96 << 20;
+
+/// Opens a second model, beside one that is open.
+pub fn open_second(name: &str) -> Result<Arc<Model>> {
+    let path = crate::cmd::pull::ensure(Some(name))?;
+    let size = std::fs::metadata(&path).map_or(0, |m| m.len()).saturating_add(SECOND_MODEL_BYTES);
+    // asked for and given back: without room the process would end in the middle of a small allocation
+    let has_room = usize::try_from(size).is_ok_and(|n| Vec::<u8>::new().try_reserve_exact(n).is_ok());
+    if !has_room {
+        let mib = size >> 20;
+        let message = format!("{name}: expected {mib} MiB of memory for a second model, found less");
+        return Err(truing::Error::new(truing::ErrorKind::OutOfMemory, message).into());
+    }
+    open_model(&path)
+}
+
 /// Opens the models that a search's rewards ask.
 pub fn open_rewards(search: &mut truing::engine::Search) -> Result<()> {
     let mut failed = None;
     let opened = search.open_models(&mut |name| {
-        open_named(name).map_err(|e| {
+        open_second(name).map_err(|e| {
             let error = truing::Error::new(truing::ErrorKind::BadFile, e.to_string());
             failed = Some(e);
             error

@@ -1,7 +1,7 @@
 //! Nudged answers on the command line: the second model, its context and what both models must keep to.
 
 use crate::args::{self, RunArgs};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::sync::Arc;
 use truing::align::Constraints;
 use truing::config::{NudgeSection, Profile};
@@ -21,7 +21,7 @@ impl Nudged {
     pub fn new(profile: &Profile, asked: &Constraints, base: &Arc<Model>) -> Result<Option<Self>> {
         let Some(section) = &profile.nudge else { return Ok(None) };
         section.params(None)?; // mistakes are told before a model is opened
-        let nudger = args::open_named(&section.model)?;
+        let nudger = args::open_second(&section.model).context("nudger")?;
         let plans = NudgePlans::new(&profile.constraints, asked, base, &nudger)?;
         Ok(Some(Self { section: section.clone(), nudger, plans }))
     }

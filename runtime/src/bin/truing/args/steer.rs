@@ -34,10 +34,10 @@ pub struct SteerArgs {
     #[arg(long, value_name = "M")]
     pub commit: Option<usize>,
     /// Nats a reward of 1 is worth [default: one step of the reward is worth a probability ratio of 50]
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     pub lambda: Option<f64>,
     /// Reward units of a nat, for rejection_exact and controlled
-    #[arg(long, value_name = "X", conflicts_with = "lambda")]
+    #[arg(long, value_name = "X", conflicts_with = "lambda", allow_negative_numbers = true)]
     pub alpha: Option<f64>,
     /// Texts or blocks drawn at once, for best_of and block
     #[arg(long, value_name = "N")]

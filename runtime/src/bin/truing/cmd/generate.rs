@@ -1,8 +1,11 @@
 //! `truing generate`: one completion, several draws, or a batch.
 
+mod kept;
+mod nudged;
+
 use crate::args::{self, ConstraintArgs, LimitArgs, ModelArgs, PromptArgs, RunArgs, SamplingArgs, SteerArgs};
 use crate::exit::{BadInput, BadUsage, Interrupted};
-use crate::nudging::{Nudged, Pair};
+use crate::nudging::Nudged;
 use crate::output::{self, Printing};
 use crate::{interrupt, prompt};
 use anyhow::{Context as _, Result, bail};
@@ -12,12 +15,11 @@ use serde_json::{Value, json};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Instant;
-use truing::align::Constraints;
 use truing::config::{Method, Mode, Profile};
 use truing::engine::{self, Job, JobExpert, Settings};
 use truing::model::{Context, Model};
 use truing::sampling::{NextLogits, SamplingParams};
-use truing::session::{self, Event, Finish, Limits, MAX_PARALLEL, Outcome};
+use truing::session::{self, Event, Finish, MAX_PARALLEL, Outcome};
 use truing::vocab::Specials;
 
 /// Complete a prompt.
@@ -119,18 +121,20 @@ impl Asked {
             sampling.temperature = args.sampling.temp.unwrap_or(0.0);
         }
         let mut settings = Settings::new(&profile, asked, || session::lexicon(model))?;
-        if let Some(search) = &mut settings.search {
-            args::open_rewards(search)?;
-        }
         settings.sampling = sampling;
         settings.limits = args.limits.limits(&profile);
+        if let Some(search) = &mut settings.search {
+            // before room is made for as many outlooks as are asked for
+            search.params_with(&settings.sampling, &settings.limits).validate(model.vocab().len())?;
+            args::open_rewards(search)?;
+        }
         settings.limits.fenced &= !args.prompt.raw;
         settings.beams = beams;
         args.constraints.guards.apply(&mut settings, &profile, guards, model)?;
         if args.heal {
             settings.heal_prompts(&session::lexicon(model));
         }
-        settings.kept = args.keep_prefix.as_deref().map(|f| kept_prefix(f, model, &prompt)).transpose()?;
+        settings.kept = args.keep_prefix.as_deref().map(|f| kept::prefix(f, model, &prompt)).transpose()?;
         let expert = Expert::new(args, &profile, &mut settings, model)?;
         Ok(Self { settings, nudge, expert, prompt, n_ctx: args.model.run.n_ctx(model) })
     }
@@ -184,20 +188,6 @@ impl Expert {
 }
 
 impl Generate {
-    /// The nudger, if there is one.
-    fn nudged(&self, profile: &Profile, asked: &Constraints, model: &Arc<Model>) -> Result<Option<Nudged>> {
-        let refuse = |what: &str| Err(BadUsage(format!("--nudge and {what} exclude each other")).into());
-        match profile.nudge {
-            None => Ok(None),
-            Some(_) if self.distortion.is_some() => refuse("--distortion"),
-            Some(_) if profile.search.method == Method::Beam => refuse("--beams"),
-            Some(_) if !(self.constraints.guards.is_empty() && profile.guard.is_empty()) => {
-                refuse("guards: a guard watches one model")
-            }
-            Some(_) => Nudged::new(profile, asked, model),
-        }
-    }
-
     /// Truncation and penalties have no place in the law that exact sampling conditions.
     fn refuse_truncation(&self) -> Result<()> {
         let s = &self.sampling;
@@ -244,55 +234,6 @@ impl Generate {
         let mut sink = |_: usize, event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
         let outcomes = answer(&model, &mut context, &asked.settings, vec![job], 1, &mut sink)?;
         printing.result()?;
-        finish(&outcomes)
-    }
-
-    fn run_nudged(
-        &self,
-        model: &Arc<Model>,
-        nudge: &Nudged,
-        asked: &Asked,
-        text: &str,
-        started: Instant,
-    ) -> Result<()> {
-        if asked.settings.expert.is_some() {
-            let message = "--nudge and an expert exclude each other: both change the first tokens";
-            return Err(BadUsage(message.into()).into());
-        }
-        let mut pair = self.pair(model, nudge)?;
-        let load_s = started.elapsed().as_secs_f64();
-        let mut printing = Printing::new(pair.context.cancel_flag());
-        let mut sink = |event: Event<'_>| printing.attempt(|| self.show(&event, load_s));
-        let system = asked.prompt.system.as_deref();
-        let outcome = pair.answer((system, text), &asked.settings.limits, &mut sink)?;
-        printing.result()?;
-        finish(&[outcome])
-    }
-
-    fn pair<'n>(&self, model: &Arc<Model>, nudge: &'n Nudged) -> Result<Pair<'n>> {
-        let pair = nudge.pair(&self.model.run, model)?;
-        interrupt::on_ctrl_c(pair.context.cancel_flag())?;
-        Ok(pair)
-    }
-
-    /// Nudged answers one after the other: system message, text and limits of each.
-    fn run_nudged_rows(
-        &self,
-        model: &Arc<Model>,
-        nudge: &Nudged,
-        rows: Vec<(Value, Option<String>, String, Limits)>,
-    ) -> Result<()> {
-        let mut pair = self.pair(model, nudge)?;
-        let mut outcomes = Vec::with_capacity(rows.len());
-        for (id, system, text, limits) in rows {
-            let place = || format!("row {id}");
-            let outcome =
-                pair.answer((system.as_deref(), &text), &limits, &mut |_| {}).with_context(place)?;
-            let mut object = serde_json::Map::from_iter([("id".to_owned(), id.clone())]);
-            object.extend(outcome_json(&outcome, 0.0));
-            output::json(&object)?;
-            outcomes.push(outcome);
-        }
         finish(&outcomes)
     }
 
@@ -368,7 +309,7 @@ impl Generate {
         let model = self.model.open()?;
         let asked = Asked::new(self, &model)?;
         if let Some(nudge) = &asked.nudge {
-            let rows = rows.into_iter().map(|row| nudged_row(row, &asked)).collect::<Result<_>>()?;
+            let rows = rows.into_iter().map(|row| nudged::row(row, &asked)).collect::<Result<_>>()?;
             return self.run_nudged_rows(&model, nudge, rows);
         }
         let run = &self.model.run;
@@ -394,33 +335,6 @@ impl Generate {
     }
 }
 
-/// Where prompts' constant beginning is kept, and its tokens: those of prompts that share nothing else.
-fn kept_prefix(
-    folder: &std::path::Path,
-    model: &Model,
-    args: &PromptArgs,
-) -> Result<(engine::PrefixStore, Vec<truing::TokenId>)> {
-    let folder = match folder.as_os_str().is_empty() {
-        true => truing::models::Store::from_env()?.root().join("prefixes"),
-        false => folder.to_owned(),
-    };
-    let mut prefix = prompt::tokens(model, args, "a")?;
-    for text in ["0", " Why?", "\n\nÉ"] {
-        let other = prompt::tokens(model, args, text)?;
-        let same = prefix.iter().zip(&other).take_while(|(a, b)| a == b).count();
-        prefix.truncate(same);
-    }
-    Ok((engine::PrefixStore::at(folder), prefix))
-}
-
-/// Says why a kept beginning could not be used.
-fn tell_of_prefix(settings: &Settings) {
-    let last = settings.kept.as_ref().and_then(|(store, _)| store.take_last());
-    if let Some(engine::Kept::Refused(e)) = last {
-        eprintln!("truing: the prompt's beginning was evaluated anew: {e}");
-    }
-}
-
 /// Runs the jobs; Ctrl-C stops them.
 fn answer(
     model: &Model,
@@ -432,22 +346,8 @@ fn answer(
 ) -> Result<Vec<Outcome>> {
     interrupt::on_ctrl_c(context.cancel_flag())?;
     let outcomes = engine::run(model, context, settings, jobs, n_parallel, sink);
-    tell_of_prefix(settings);
+    kept::tell(settings);
     Ok(outcomes?)
-}
-
-/// A row of `--batch` for a nudged answer.
-fn nudged_row(row: Row, asked: &Asked) -> Result<(Value, Option<String>, String, Limits)> {
-    let taken =
-        [("prefill", row.prefill.is_some()), ("temperature", row.temperature.is_some_and(|t| t > 0.0))];
-    if let Some((key, _)) = taken.iter().find(|(_, given)| *given) {
-        let message = format!("row {}: `{key}` and --nudge exclude each other", row.id);
-        return Err(BadInput(message).into());
-    }
-    let mut limits = asked.settings.limits.clone();
-    limits.max_tokens = row.max_tokens.or(limits.max_tokens);
-    limits.stop = row.stop.unwrap_or(limits.stop);
-    Ok((row.id, row.system.or_else(|| asked.prompt.system.clone()), row.prompt, limits))
 }
 
 fn row_job(model: &Model, run: &RunArgs, row: Row, asked: &Asked) -> Result<(Value, Job)> {
