@@ -215,6 +215,10 @@ impl GgmlExecutor {
 }
 
 impl Executor for GgmlExecutor {
+    fn name(&self) -> &'static str {
+        "ggml"
+    }
+
     fn n_pages(&self) -> usize {
         self.n_pages
     }

@@ -28,7 +28,7 @@ impl Generate {
             Some(_) if self.distortion.is_some() => refuse("--distortion"),
             Some(_) if profile.search.method == Method::Beam => refuse("--beams"),
             Some(_) if !(self.constraints.guards.is_empty() && profile.guard.is_empty()) => {
-                refuse("guards: a guard watches one model")
+                refuse("guards (a guard watches one model)")
             }
             Some(_) => Nudged::new(profile, asked, model),
         }
