@@ -228,7 +228,7 @@ impl<L: NextLogits> Drawing<'_, '_, '_, L> {
         }
         let u = Random::new(self.params.sampling.seed).with_draw(draw as u32).uniform(0, Purpose::Accept);
         let lambda = self.params.lambda_for(self.judge.reward.step());
-        Ok(u < 2.0)
+        Ok(u < ((score.value - most) * lambda).exp())
     }
 }
 

@@ -115,7 +115,7 @@ impl<'p, B: NextLogits, N: NextLogits, T: Tokenizer, U: Tokenizer> Exchange<'p, 
         }
         // the last word is probably cut off
         let nudge = match (self.params.on_none, proposal.rfind(' ')) {
-            (OnNone::DropLast, Some(_)) => &proposal,
+            (OnNone::DropLast, Some(at)) => &proposal[..at],
             _ => &proposal,
         };
         self.take(nudge, None)
