@@ -2,6 +2,7 @@
 
 use super::suite::Suite;
 use jsonschema::Draft;
+use serde::Deserialize;
 use serde_json::Value;
 use truing::align::{Meter, Range, Unit, read_grammar};
 use truing::eval::{self, Instruction};
@@ -114,11 +115,34 @@ fn length(limits: &[(Unit, Range)], answer: &Answer<'_>, meter: &Meter) -> Score
     scores
 }
 
+/// Levels of brackets that a JSON text is read to: parsers in use stop at some hundreds or thousands.
+const MAX_NESTING: usize = 2048;
+
+/// JSON that may be nested deeper than the parser's own limit of 128.
+fn deep_json(text: &str) -> Option<Value> {
+    let mut depth = 0usize;
+    for byte in text.bytes() {
+        match byte {
+            b'[' | b'{' => depth += 1, // those in strings count, too: they only make the bound stricter
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => continue,
+        }
+        if depth > MAX_NESTING {
+            return None;
+        }
+    }
+    let mut reader = serde_json::Deserializer::from_str(text);
+    reader.disable_recursion_limit();
+    let value = Value::deserialize(&mut reader).ok()?;
+    reader.end().ok()?;
+    Some(value)
+}
+
 /// Whether a finished text is JSON of the schema, by a validator that shares nothing with the enforcement. `draft`:
 /// which one a schema without `$schema` is of.
 fn schema_scores(schema: &Value, draft: Draft, answer: &Answer<'_>) -> Scores {
     let is_valid = || {
-        let value: Value = serde_json::from_str(answer.text).ok()?;
+        let value = deep_json(answer.text)?;
         let options = jsonschema::options().should_validate_formats(true);
         let options = if schema.get("$schema").is_some() { options } else { options.with_draft(draft) };
         Some(options.build(schema).ok()?.is_valid(&value))
@@ -157,4 +181,20 @@ fn edit(kind: &str, input: &str, output: &str, text: &str) -> Scores {
         // what leaving the input as it is would score
         number("similarity_of_input", eval::similarity(input, output)),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_read_deeper_than_usual_but_not_without_end() {
+        let nested = |n: usize| format!("{}{}", "[".repeat(n), "]".repeat(n));
+        assert!(serde_json::from_str::<Value>(&nested(200)).is_err());
+        assert!(deep_json(&nested(200)).is_some() && deep_json(&nested(MAX_NESTING)).is_some());
+        for bad in [nested(MAX_NESTING + 1), "[".repeat(200), "[1] 2".to_owned(), String::new()] {
+            assert!(deep_json(&bad).is_none());
+        }
+        assert_eq!(deep_json("{\"a\": \"[[\"}"), Some(serde_json::json!({"a": "[["})));
+    }
 }
