@@ -1,6 +1,6 @@
 //! Decoding with taps and adapters allocates nothing once warm, on any thread.
 
-#![allow(unsafe_code, reason = "an allocator that counts")]
+#![allow(unsafe_code, clippy::panic, reason = "an allocator that counts; support panics as tests do")]
 
 mod support;
 

@@ -4,6 +4,7 @@ mod common;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use truing::adapters::{Adapter, ControlVector};
 use truing::engine::{Kept, PrefixStore, prompt};
 use truing::model::{Context, ContextOptions, Model, ModelOptions};
 use truing::sampling::{BatchItem, NextLogits, Want};
@@ -87,5 +88,16 @@ fn a_saved_beginning_gives_the_same_logits_and_costs_no_rows() {
     let (gemma, mut large) = open("gemma3-270m");
     store.begin(&gemma, &mut large, &prefix[..64]).expect("beginning");
     assert!(matches!(store.take_last(), Some(Kept::Saved)));
+    // adapters change keys and values: what was kept without them is not used
+    drop(std::mem::replace(&mut context, open("smollm2").1));
+    let vector = ControlVector { directions: vec![(5, vec![1.0; model.spec().n_embd])] };
+    let bytes = vector.to_bytes("llama").expect("a file");
+    let adapter = Adapter::from_bytes("vector", &bytes, model.file()).expect("an adapter");
+    context.set_adapters(vec![Arc::new(adapter)], &[2.0]).expect("adapters");
+    store.begin(&model, &mut context, &prefix[..64]).expect("beginning");
+    match store.take_last() {
+        Some(Kept::Refused(e)) => assert!(e.to_string().contains("adapters"), "{e}"),
+        kept => unreachable!("{kept:?}"),
+    }
     std::fs::remove_dir_all(&folder).expect("folder");
 }
