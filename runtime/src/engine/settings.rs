@@ -79,6 +79,9 @@ impl Settings {
                 "search.method = \"beam\": expected a constraint with mode = \"mask\" to search under";
             return Err(Error::new(ErrorKind::BadProfile, message));
         }
+        if is_search {
+            profile.search.beam_params().validate()?; // before anything is reckoned with them
+        }
         Ok(Self {
             sampling: profile.sampling.clone(),
             limits: Limits {

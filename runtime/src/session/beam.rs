@@ -47,7 +47,7 @@ pub struct BeamParams {
 impl BeamParams {
     /// Texts side by side where nothing is said.
     pub const DEFAULT_BEAMS: usize = 8;
-    /// Tokens looked ahead where nothing is said, and the most.
+    /// Tokens looked ahead where nothing is said.
     pub const DEFAULT_LOOKAHEAD: usize = 5;
     /// Most tokens looked ahead.
     pub const MAX_LOOKAHEAD: usize = 64;
